@@ -1,0 +1,1 @@
+"""Webhooks of Avaturn: verified, stored and brought to whoever opened the session."""
