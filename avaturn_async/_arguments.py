@@ -77,9 +77,7 @@ def _query_text(name: str, value: Any) -> str:
         return "true" if value else "false"
     if not isinstance(value, str | int | float | UUID):
         kind = type(value).__name__
-        raise TypeError(
-            f"params[{name!r}] must be text, a number, a truth value or a UUID, not {type(value).__name__}"
-        )
+        raise TypeError(f"params[{name!r}] must be text, a number, a truth value or a UUID, not {kind}")
     return str(value)
 
 

@@ -31,6 +31,8 @@ logger = logging.getLogger("avaturn_async.transport")
 T = TypeVar("T")
 Params = Mapping[str, Any]
 
+# Left to itself aiohttp calls an empty body application/octet-stream.
+_NO_GUESS = frozenset({"Content-Type"})
 _LONGEST_WORDS = 200
 _MOST_PROBLEMS = 20
 _REPEATABLE = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
@@ -61,6 +63,23 @@ class _Failure:
     """The request provably never left: there was no connection."""
     hopeless: bool = False
     """It would fail again."""
+
+
+class _DroppedError(aiohttp.ClientConnectionError):
+    """The connection broke; the argument says how."""
+
+
+async def _send_once(
+    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+) -> aiohttp.ClientResponse:
+    """Keep aiohttp from sending an idempotent request again by itself: attempts are counted here."""
+    try:
+        return await handler(request)
+    except aiohttp.ClientConnectorError:
+        raise
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+        reason = f"{type(error).__name__}: {error}"
+    raise _DroppedError(reason)
 
 
 class Transport:
@@ -119,7 +138,9 @@ class Transport:
             return self._given
         if self._own is None:
             self._own = aiohttp.ClientSession(
-                cookie_jar=aiohttp.DummyCookieJar(), trace_configs=self._trace_configs
+                cookie_jar=aiohttp.DummyCookieJar(),
+                trace_configs=self._trace_configs,
+                middlewares=(_send_once,),
             )
         return self._own
 
@@ -212,6 +233,7 @@ class Transport:
                 url,
                 data=body,
                 headers=self._headers if body is None else self._json_headers,
+                skip_auto_headers=_NO_GUESS,
                 timeout=aiohttp.ClientTimeout(total=limit),
                 allow_redirects=False,
                 raise_for_status=False,
@@ -227,7 +249,8 @@ class Transport:
             unsent = isinstance(error, aiohttp.ClientConnectorError)
             # A certificate that is wrong now is wrong in a second, too.
             hopeless = isinstance(error, aiohttp.ClientConnectorCertificateError)
-            reason = self.clean(f"{type(error).__name__}: {error}")
+            name = "" if isinstance(error, _DroppedError) else f"{type(error).__name__}: "
+            reason = self.clean(f"{name}{error}")
         reason = " ".join(reason.split())
         return _Failure(errors.AvaturnConnectionError(f"{method} {path}: {reason}"), unsent, hopeless)
 

@@ -1,0 +1,245 @@
+"""From JSON to models and back: nothing coerced, nothing lost, each wrong place named."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+from typing import Any
+from uuid import UUID, uuid4
+
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from avaturn_async import (
+    AssetSlot,
+    AssetSlots,
+    Avatar,
+    AvaturnDecodeError,
+    BodyType,
+    BoneScale,
+    Customization,
+    EditExisting,
+    Export,
+    NewAvatar,
+    Render,
+    ScanStatus,
+    Session,
+    TaskStatus,
+    User,
+)
+from avaturn_async._structure import dumps, loads, structure, unstructure
+
+ID = "0e0e9a3c-5d5a-4f43-9a55-2d9c3f0c8a11"
+
+
+@pytest.mark.parametrize(
+    ("value", "cls", "problems"),
+    [
+        (None, User, ["expected object at $"]),
+        ([], User, ["expected object at $"]),
+        ("x", User, ["expected object at $"]),
+        ({"id": None}, User, ["expected str at $.id"]),
+        ({"id": 5}, User, ["expected str at $.id"]),
+        ({"id": True}, User, ["expected str at $.id"]),
+        ({"id": ["x"]}, User, ["expected str at $.id"]),
+        ({"url": "u"}, Session, ["missing $.id"]),
+        ({"id": "x", "url": 5}, Session, ["expected UUID at $.id", "expected str at $.url"]),
+        ({"id": ID.replace("-", ""), "url": "u"}, Session, ["expected UUID at $.id"]),
+        ({"id": "{" + ID + "}", "url": "u"}, Session, ["expected UUID at $.id"]),
+        ({"id": 5, "status": "pending"}, Render, ["expected UUID at $.id"]),
+        ({"status": "ready", "url": 5}, Export, ["expected str at $.url"]),
+        ({"status": None}, Export, ["expected str at $.status"]),
+        ({"status": 5}, Export, ["expected str at $.status"]),
+        ({}, tuple[Avatar, ...], ["expected array at $"]),
+        ("text", tuple[Avatar, ...], ["expected array at $"]),
+        (
+            [{"id": ID, "status": "ready"}, 5, {"id": ID}, {"id": ID, "status": 1}],
+            tuple[Avatar, ...],
+            ["expected object at $[1]", "missing $[2].status", "expected str at $[3].status"],
+        ),
+        ({"assets": []}, Customization, ["expected object at $.assets"]),
+        (
+            {"assets": {"eyewear": {"color": 5}}},
+            Customization,
+            ["missing $.assets.eyewear.id", "expected str at $.assets.eyewear.color"],
+        ),
+        (
+            {"bone_scale": {"head": True, "arms": "1", "chest": [1]}},
+            Customization,
+            [
+                "expected number at $.bone_scale.head",
+                "expected number at $.bone_scale.arms",
+                "expected number at $.bone_scale.chest",
+            ],
+        ),
+        (
+            {"skin_tone_correction": float("inf")},
+            Customization,
+            ["expected number at $.skin_tone_correction"],
+        ),
+        (
+            {"metadata": {"k": 5, "l": None}},
+            Customization,
+            ["expected str at $.metadata.k", "expected str at $.metadata.l"],
+        ),
+        ({"metadata": [["a", "b"]]}, Customization, ["expected object at $.metadata"]),
+    ],
+)
+def test_a_wrong_shape_names_each_place(value: Any, cls: Any, problems: list[str]) -> None:
+    with pytest.raises(AvaturnDecodeError) as caught:
+        structure(value, cls)
+    assert list(caught.value.problems) == problems
+    assert all(problem in str(caught.value) for problem in problems)
+
+
+def test_the_list_of_wrong_places_is_bounded() -> None:
+    with pytest.raises(AvaturnDecodeError) as caught:
+        structure([5] * 10_000, tuple[Avatar, ...])
+    assert len(caught.value.problems) == 20
+    with pytest.raises(AvaturnDecodeError) as caught:
+        structure({"metadata": {"k" * 5000: 5}}, Customization)
+    assert len(caught.value.problems[0]) == 200
+
+
+@pytest.mark.parametrize(
+    "raw", [b"", b"{", b"nul", b"\xff", b"NaN", b"-Infinity", b"[" * 200_000, b"1" * 10_000]
+)
+def test_what_is_not_json_is_a_decode_error(raw: bytes) -> None:
+    with pytest.raises(AvaturnDecodeError, match=r"not JSON|nested too deeply"):
+        loads(raw)
+
+
+def test_fields_that_were_not_sent_read_as_none_and_unknown_ones_are_ignored() -> None:
+    assert structure({"id": ID, "url": "u", "new": [1]}, Session) == Session(id=UUID(ID), url="u")
+    assert structure({"status": "ready"}, Export).url is None
+    assert structure({}, Customization) == Customization()
+
+
+def test_an_unknown_enum_value_is_a_value() -> None:
+    status = structure({"status": "queued"}, Export).status
+    assert status == "queued"
+    assert isinstance(status, TaskStatus)
+    assert (str(status), f"{status}", status.name, status.value) == ("queued", "queued", "queued", "queued")
+    assert {status: 1}["queued"] == 1
+    assert json.dumps(status) == '"queued"'
+    assert pickle.loads(pickle.dumps(status)) == copy.deepcopy(status) == status  # noqa: S301 - our own bytes
+    assert TaskStatus("ready") is TaskStatus.READY
+    assert list(ScanStatus) == ["pending", "processing", "ready", "failed"]
+    for wrong in (None, 5, [], b"ready"):
+        with pytest.raises(ValueError, match="is not a valid"):
+            BodyType(wrong)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        Session(id=UUID(ID), url="https://u.example/?t=hush", custom_upload_url="https://u.example/?t=hush"),
+        NewAvatar(avatar_id=UUID(ID), upload_url="https://u.example/?t=hush"),
+        Render(id=UUID(ID), status=TaskStatus.READY, render_url="https://u.example/?t=hush"),
+        Export(status=TaskStatus.READY, url="https://u.example/?t=hush"),
+    ],
+)
+def test_models_are_frozen_picklable_and_show_no_url_that_carries_a_credential(model: Any) -> None:
+    assert "hush" not in repr(model)
+    assert "hush" not in str(model)
+    assert pickle.loads(pickle.dumps(model)) == model  # noqa: S301 - our own bytes
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        model.status = "x"
+    assert not hasattr(model, "__dict__")
+
+
+def test_ids_are_taken_as_uuid_or_canonical_text_only() -> None:
+    assert (
+        EditExisting(avatar_id=ID) == EditExisting(avatar_id=UUID(ID)) == EditExisting(avatar_id=ID.upper())
+    )
+    assert AssetSlot(id=ID).id == UUID(ID)
+    wrong: Any
+    for wrong in ("", "x", ID + " ", "urn:uuid:" + ID):
+        with pytest.raises(ValueError, match="canonical"):
+            EditExisting(avatar_id=wrong)
+    for wrong in (5, None, b"x"):
+        with pytest.raises(TypeError, match="UUID or a str"):
+            AssetSlot(id=wrong)
+
+
+# What a server of today or tomorrow could answer as a customization.
+texts = st.text(max_size=8)
+numbers = st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+anything = st.recursive(
+    st.none() | st.booleans() | numbers | texts,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
+    max_leaves=5,
+)
+
+
+def objects(known: dict[str, st.SearchStrategy[Any]]) -> st.SearchStrategy[dict[str, Any]]:
+    """Objects with some of the known keys, perhaps null, and some that nobody knows, one named extra."""
+    sent = st.fixed_dictionaries({}, optional={k: st.none() | v for k, v in known.items()})
+    unknown = st.dictionaries(texts.filter(lambda k: k not in known) | st.just("extra"), anything, max_size=3)
+    return st.builds(lambda a, b: {**a, **b}, sent, unknown)
+
+
+slots = objects({"color": texts}).map(lambda o: {**o, "id": str(uuid4())})
+slot_names = ("clothing", "hair_and_headwear", "eyewear", "footwear")
+customizations = objects(
+    {
+        "assets": objects(dict.fromkeys(slot_names, slots)),
+        "body": texts,
+        "age": texts,
+        "metadata": st.dictionaries(texts, texts, max_size=3),
+        "bone_scale": objects(dict.fromkeys(("head", "arms", "chest"), numbers)),
+        "skin_tone_correction": numbers,
+    }
+)
+changes = st.fixed_dictionaries(
+    {},
+    optional={
+        "body": texts,
+        "age": texts,
+        "metadata": st.dictionaries(texts, texts, max_size=3),
+        "skin_tone_correction": numbers,
+        "bone_scale": st.builds(BoneScale, head=numbers),
+        "assets": st.builds(AssetSlots, clothing=st.builds(AssetSlot, id=st.uuids())),
+    },
+)
+
+
+def same(a: Any, b: Any) -> bool:
+    """Equality that keeps 1, 1.0 and True apart."""
+    return json.dumps(a, sort_keys=True) == json.dumps(b, sort_keys=True)
+
+
+@given(customizations)
+def test_a_customization_that_was_read_goes_back_as_it_came(sent: dict[str, Any]) -> None:
+    assert same(json.loads(dumps(unstructure(structure(sent, Customization)))), sent)
+
+
+@given(customizations, changes)
+def test_what_was_evolved_changes_and_nothing_else(sent: dict[str, Any], change: dict[str, Any]) -> None:
+    evolved = attrs.evolve(structure(sent, Customization), **change)
+    expected = {**sent, **{k: unstructure(v) for k, v in change.items()}}
+    assert same(json.loads(dumps(unstructure(evolved))), expected)
+
+
+@given(customizations, st.sampled_from(slot_names), st.uuids())
+def test_one_slot_can_be_evolved_without_touching_the_rest(
+    sent: dict[str, Any], slot: str, asset: UUID
+) -> None:
+    read = structure(sent, Customization)
+    assets = attrs.evolve(read.assets or AssetSlots(), **{slot: AssetSlot(id=asset)})
+    back = unstructure(attrs.evolve(read, assets=assets))
+    expected = {**sent, "assets": {**(sent.get("assets") or {}), slot: {"id": str(asset)}}}
+    assert same(back, expected)
+
+
+@given(
+    anything, st.sampled_from([User, Session, tuple[Avatar, ...], NewAvatar, Render, Export, Customization])
+)
+def test_whatever_json_comes_it_is_the_model_or_a_decode_error(value: Any, cls: Any) -> None:
+    try:
+        structure(value, cls)
+    except AvaturnDecodeError as error:
+        assert error.problems  # noqa: PT017 - either outcome is fine
