@@ -1,0 +1,96 @@
+"""What Avaturn works on after its answer: avatars, exports and renders; a webhook tells of the end."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import Any
+from uuid import UUID
+
+from attrs import define, field
+
+from avaturn_async.testing._glb import make_glb
+from avaturn_async.testing._images import CONTENT_TYPES, make_image
+from avaturn_async.testing._webhooks import Webhooks
+from avaturn_async.testing._world import FakeAvatar, FakeExport, World
+
+
+@define(kw_only=True)
+class Tasks:
+    """Carries out the long work. What was deleted meanwhile is dropped without a webhook."""
+
+    world: World
+    webhooks: Webhooks
+    sleep: Callable[[float], Awaitable[object]]
+    delay: float
+    """Seconds that each task takes."""
+    session_id_everywhere: bool
+    """Whether export.ready and render.ready carry a session_id too; the published examples do not."""
+    glb: bytes | None = field(repr=False)
+    """What exports contain; by default a figure made in code."""
+    failures: Counter[str] = field(factory=Counter[str])
+    """How many of the next avatars, exports and renders end as failed."""
+
+    async def process_avatar(self, avatar: FakeAvatar, session_id: UUID | None = None) -> None:
+        """Make an avatar of photos, or take over what was edited, and send avatar.ready."""
+        if avatar.status != "ready":
+            avatar.status = "processing"
+            ready = await self._work("avatar")
+            avatar.status = "ready" if ready else "failed"
+        if self.world.avatars.get(avatar.id) is not avatar:
+            return
+        event = {"event": "avatar.ready", "avatar_id": str(avatar.id), "user_id": avatar.user_id}
+        if session_id is not None:
+            event["session_id"] = str(session_id)
+        await self._send(event | {"status": avatar.status})
+
+    async def export(self, avatar: FakeAvatar, export: FakeExport) -> None:
+        """Make the GLB of an avatar and send export.ready, once for each export."""
+        ready = await self._work("export")
+        if self.world.exports.get(avatar.id) is not export:
+            return
+        export.status = "ready" if ready else "failed"
+        export.content = self.glb or make_glb(str(avatar.id), avatar.customization or {})
+        event = {"event": "export.ready", "avatar_id": str(avatar.id), "user_id": avatar.user_id}
+        event["status"] = export.status
+        await self._send_result(avatar, event, "export_url", self.export_url(avatar, export))
+
+    def export_url(self, avatar: FakeAvatar, export: FakeExport) -> str | None:
+        """A fresh temporary URL of an export that is ready."""
+        if export.status != "ready":
+            return None
+        return self.world.publish(avatar, "avatar.glb", export.content, "model/gltf-binary")
+
+    async def render(self, avatar: FakeAvatar, render_id: UUID, scene: str, image_format: str) -> None:
+        """Make the picture of an avatar and send render.ready."""
+        ready = await self._work("render")
+        if self.world.avatars.get(avatar.id) is not avatar:
+            return
+        url = None
+        if ready:
+            image = make_image(image_format, scene)
+            url = self.world.publish(
+                avatar, f"{render_id}.{image_format}", image, CONTENT_TYPES[image_format]
+            )
+        event = {"event": "render.ready", "avatar_id": str(avatar.id), "user_id": avatar.user_id}
+        event |= {"id": str(render_id), "status": "ready" if ready else "failed"}
+        await self._send_result(avatar, event, "render_url", url)
+
+    async def _work(self, kind: str) -> bool:
+        """Take the time that it takes; whether it succeeds."""
+        await self.sleep(self.delay)
+        if self.failures[kind] <= 0:
+            return True
+        self.failures[kind] -= 1
+        return False
+
+    async def _send_result(
+        self, avatar: FakeAvatar, event: dict[str, Any], key: str, url: str | None
+    ) -> None:
+        event[key] = url
+        if self.session_id_everywhere and avatar.session_id is not None:
+            event["session_id"] = str(avatar.session_id)
+        await self._send(event)
+
+    async def _send(self, event: dict[str, Any]) -> None:
+        await self.webhooks.send(event, id=f"msg_{self.world.new_id().hex}")
