@@ -5,28 +5,32 @@ brings each to the *session* that it belongs to. A topic is ``session:<uuid>``, 
 ``avatar:<uuid>`` or ``render:<uuid>``. Subjects can be bound to a session. All of it lives for the store's
 time to live and is then gone.
 
-The whole contract, in rules that the contract suite in ``avaturn_async.testing`` checks:
+The whole contract, in rules that the contract suite in ``avaturn_async.testing.stores`` checks:
 
-1.  ``append`` is atomic, and what it returns True for is kept until its time to live is over, as far as the
-    engine's promise reaches. A key that was appended before, and has not expired, is a duplicate: False,
-    and nothing changes. Bounds reached: ``StoreFullError``; engine out of reach: ``StoreError``; both leave
-    nothing behind that a repetition would not mend.
+1.  ``append`` is atomic, and what it gives a position for is kept until its time to live is over, as far as
+    the engine's promise reaches. A key that was appended before, and has not expired, is a duplicate: 0,
+    and nothing changes, also when the store is full. Bounds reached: ``StoreFullError``; engine out of
+    reach: ``StoreError``; both leave nothing behind that a repetition would not mend.
 2.  The session of an event is the one that it names itself; else the binding of the first of its subjects
-    that has one; else none yet. Then the event binds the subjects in ``binds`` to that session.
+    that has one; else none yet. Then, if it has a session, the event binds the subjects in ``binds`` to it.
 3.  ``bind`` makes the newest binding of a subject. Events of that subject that have no session yet get
-    this one, and appear under its topic then. For a ``render:`` subject, events that got their session only
-    through another subject appear under this session's topic too (and stay where they were).
+    this one, and appear under its topic then. So do events that got their session only through a subject
+    that stands behind this one in ``subjects``, but these stay where they were as well, and ``session_id``
+    stays the first. Either way they count as routed through this subject from then on.
 4.  ``read`` gives the events under a topic in the order in which they appeared there. ``cursor`` of the last
     one, passed as ``after``, goes on behind it; an event that is bound late has a cursor behind those that
-    appeared before. ``position`` rises with arrival, and is one per event.
-5.  An event that is appended, or bound late, makes the store call each listener, in the event loop, with the
-    topics under which something appeared; ``None`` means "look at everything" (after a lost connection).
-    A hint may come late or twice, but never not at all.
+    appeared before. ``position`` rises with arrival from 1, and is one per event.
+5.  An event that is appended, bound late or released makes the store call each listener, in the event loop,
+    with the topics under which something appeared (none of them, if there are none to tell);
+    ``None`` means "look at everything" (after a lost connection). A hint may come late or twice, but never
+    not at all, and never before what it hints at can be read.
 6.  A group handles each event once at a time: ``claim`` gives events, from the oldest kept, that are not
     finished in that group and that nobody holds, and they are held then. A holder that neither holds on nor
-    finishes for the store's ``takeover`` seconds has died: what it held can be claimed by others.
-7.  Sessions and bindings live as long as events: each event that is brought to a session renews the time
-    of the session's record and of the bindings it was found through or makes.
+    finishes for ``takeover`` seconds has died: what it held can be claimed by others. From then on its
+    ``hold`` and ``release`` leave alone what another process holds; its ``finish`` still counts.
+7.  Everything past its time to live is as good as gone, dropped or not. Sessions and bindings live as long
+    as events: an event that is brought to a session, and a bind to it, renew the time of the session's
+    record and of the bindings that it was found through or makes.
 """
 
 from __future__ import annotations
@@ -86,6 +90,11 @@ class SessionRecord:
 class EventStore(Protocol):
     """What a SessionRouter needs of a store; the module's docstring has the rules."""
 
+    @property
+    def takeover(self) -> float:
+        """Seconds after which a claim that was not renewed has lapsed."""
+        ...
+
     async def start(self) -> None:
         """Get ready; called before anything else, again after a close, and twice without harm."""
         ...
@@ -98,8 +107,8 @@ class EventStore(Protocol):
         """Call ``wake`` whenever something appears; the returned function ends that."""
         ...
 
-    async def append(self, arrival: Arrival) -> bool:
-        """Keep an event; False if its key was there."""
+    async def append(self, arrival: Arrival) -> int:
+        """Keep an event; its position, or 0 if its key was there."""
         ...
 
     async def seen(self, key: str) -> bool:
@@ -107,7 +116,10 @@ class EventStore(Protocol):
         ...
 
     async def read(self, topic: str, *, after: int = 0) -> Sequence[StoredEvent]:
-        """The events under a topic that appeared behind a cursor; perhaps not all of them at once."""
+        """The events under a topic that appeared behind a cursor; if not all at once, the oldest of them.
+
+        Nothing means that there are none.
+        """
         ...
 
     async def bind(self, subject: str, session_id: str) -> None:
@@ -135,7 +147,7 @@ class EventStore(Protocol):
         ...
 
     async def hold(self, group: str, positions: Sequence[int]) -> None:
-        """Go on holding claimed events."""
+        """Go on holding claimed events; those that are gone or finished are passed over."""
         ...
 
     async def finish(self, group: str, positions: Sequence[int]) -> None:

@@ -1,0 +1,313 @@
+"""MemoryStore: events, sessions and bindings in this process, for as long as it lives."""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
+from operator import attrgetter
+
+from avaturn_async.errors import StoreFullError
+from avaturn_async.webhooks.stores import Arrival, SessionRecord, StoredEvent, Wake
+from avaturn_async.webhooks.stores._tables import Claims, Kept, Lasting, Late
+
+# What is past its time is dropped in slices, so that no access waits for a long clean-up.
+_SLICE = 100
+_MOST_READ = 100
+_NAMED = -1
+_cursor = attrgetter("cursor")
+
+
+class MemoryStore:
+    """Keeps everything in this process: a 200 means "known here until the process ends".
+
+    Full is full: what is stored and not expired is never dropped to make room.
+
+    Args:
+        ttl: Seconds that an event, a session or a binding is kept.
+        max_events: Most events kept at a time.
+        max_bytes: Most bytes of bodies kept at a time.
+        clock: Gives seconds, which only rise.
+        takeover: Seconds after which a claim of a handler that was not renewed has lapsed.
+
+    Raises:
+        ValueError: A number is not above zero.
+    """
+
+    def __init__(
+        self,
+        *,
+        ttl: float = 86_400.0,
+        max_events: int = 200_000,
+        max_bytes: int = 268_435_456,
+        clock: Callable[[], float] = time.monotonic,
+        takeover: float = 30.0,
+    ) -> None:
+        if not all(number > 0 for number in (ttl, max_events, max_bytes, takeover)):
+            raise ValueError("ttl, max_events, max_bytes and takeover must be above zero")
+        self._ttl = ttl
+        self._max_events = max_events
+        self._max_bytes = max_bytes
+        self._clock = clock
+        self._takeover = takeover
+        self._sessions = Lasting[SessionRecord](ttl)
+        self._bindings = Lasting[str](ttl)
+        # Positions and cursors come from one row of numbers: a late appearance takes the next one.
+        self._number = 0
+        self._oldest = 1
+        self._events: dict[int, Kept] = {}
+        self._bytes = 0
+        self._keys: dict[str, Kept] = {}
+        # A subject, or the bare id of a session: what is under it, in the order in which it appeared there.
+        self._topics: dict[str, list[Kept | Late]] = {}
+        self._groups: dict[str, Claims] = {}
+        self._listeners: dict[object, Wake] = {}
+
+    @property
+    def takeover(self) -> float:
+        """Seconds after which a claim that was not renewed has lapsed."""
+        return self._takeover
+
+    async def start(self) -> None:
+        """Nothing is to be got ready."""
+
+    async def close(self) -> None:
+        """Everything stays, for another router or a later start."""
+
+    def listen(self, wake: Wake) -> Callable[[], None]:
+        """Call ``wake`` with the topics under which something appears; the returned function ends that."""
+        ticket = object()
+        self._listeners[ticket] = wake
+
+        def stop() -> None:
+            self._listeners.pop(ticket, None)
+
+        return stop
+
+    async def append(self, arrival: Arrival) -> int:
+        """Keep an event.
+
+        Returns:
+            Its position; 0 if an event with its key is kept already.
+
+        Raises:
+            StoreFullError: ``max_events`` or ``max_bytes`` is reached.
+        """
+        now = self._clock()
+        self._drop_expired(_SLICE, now)
+        twin = self._keys.get(arrival.key)
+        if twin is not None:
+            if twin.expires > now:
+                return 0
+            self._drop(twin)
+        self._make_room(len(arrival.body), now)
+        event = self._keep(arrival, now)
+        topics = list(event.subjects)
+        if event.session_id is not None:
+            topics.append(f"session:{event.session_id}")
+            for subject in arrival.binds:
+                self._bind(subject, event.session_id, now)
+        self._wake(topics)
+        return event.cursor
+
+    async def seen(self, key: str) -> bool:
+        """Whether an event with this key is kept."""
+        event = self._keys.get(key)
+        return event is not None and event.expires > self._clock()
+
+    async def read(self, topic: str, *, after: int = 0) -> Sequence[StoredEvent]:
+        """The events under a topic that appeared behind a cursor, or the oldest hundred of them."""
+        rows = self._topics.get(topic.removeprefix("session:"))
+        if rows is None:
+            return ()
+        now = self._clock()
+        behind = islice(rows, bisect_right(rows, after, key=_cursor), None)
+        return tuple(islice((_stored(row) for row in behind if row.event.expires > now), _MOST_READ))
+
+    async def bind(self, subject: str, session_id: str) -> None:
+        """Bring the events of a subject to a session from now on, and those that have none yet."""
+        now = self._clock()
+        self._drop_expired(_SLICE, now)
+        self._bind(subject, session_id, now)
+        self._wake((f"session:{session_id}",))
+
+    async def bound(self, subject: str) -> str | None:
+        """The session that a subject is bound to."""
+        return self._bindings.get(subject, self._clock())
+
+    async def save_session(self, record: SessionRecord, *, binds: Sequence[str] = ()) -> None:
+        """Remember who opened a session, and bind subjects to it."""
+        now = self._clock()
+        self._drop_expired(_SLICE, now)
+        self._sessions.put(record.id, record, now)
+        for subject in binds:
+            self._bind(subject, record.id, now)
+        self._wake((f"session:{record.id}",))
+
+    async def load_session(self, session_id: str) -> SessionRecord | None:
+        """Who opened a session."""
+        return self._sessions.get(session_id, self._clock())
+
+    async def join(self, group: str) -> None:
+        """Make a group of handlers, if it is not there yet; it begins with the oldest event kept."""
+        self._groups.setdefault(group, Claims(self._takeover))
+
+    async def claim(self, group: str, *, limit: int) -> Sequence[StoredEvent]:
+        """At most ``limit`` events that this group has to handle, held by the caller from now on."""
+        now = self._clock()
+        claims = self._groups[group]
+        claimed: list[StoredEvent] = []
+        while len(claimed) < limit:
+            first = self._first()
+            position = claims.next(first.cursor if first else self._number, self._number, now)
+            if position is None:
+                break
+            event = self._events.get(position)
+            if event is not None and event.expires > now:
+                claims.hold(position, now)
+                claimed.append(_stored(event))
+        return claimed
+
+    async def hold(self, group: str, positions: Sequence[int]) -> None:
+        """Go on holding claimed events; those that are gone or finished are passed over."""
+        self._groups[group].renew(positions, self._clock())
+
+    async def finish(self, group: str, positions: Sequence[int]) -> None:
+        """The group is through with these events."""
+        for position in positions:
+            self._groups[group].forget(position)
+
+    async def release(self, group: str, positions: Sequence[int]) -> None:
+        """Hand claimed events back, for others to claim at once."""
+        self._groups[group].release(positions)
+        self._wake(())
+
+    async def expire(self, *, limit: int = 1000) -> int:
+        """Drop at most ``limit`` things past their time; how many there were."""
+        return self._drop_expired(limit, self._clock())
+
+    async def sizes(self) -> Mapping[str, int]:
+        """How much is kept: ``events``, ``bytes`` (of bodies), ``sessions``, ``bindings``."""
+        return {
+            "events": len(self._events),
+            "bytes": self._bytes,
+            "sessions": len(self._sessions),
+            "bindings": len(self._bindings),
+        }
+
+    def _keep(self, arrival: Arrival, now: float) -> Kept:
+        self._number += 1
+        event = Kept(self._number, now + self._ttl, arrival.key, arrival.body, arrival.subjects)
+        self._events[event.cursor] = self._keys[event.key] = event
+        self._bytes += len(event.body)
+        for subject in event.subjects:
+            self._appear(subject, event)
+        if arrival.session_id is not None:
+            self._lead(event, arrival.session_id, _NAMED, now)
+            return event
+        for rank, subject in enumerate(event.subjects):
+            session_id = self._bindings.get(subject, now)
+            if session_id is not None:
+                self._bindings.put(subject, session_id, now)
+                self._lead(event, session_id, rank, now)
+                break
+        return event
+
+    def _lead(self, event: Kept, session_id: str, rank: int, now: float) -> None:
+        """Bring an event to its session as it arrives."""
+        record = self._renew(session_id, now)
+        # The id is kept once for all who mention it: with 100,000 sessions that counts.
+        event.session_id = record.id if record is not None else session_id
+        event.rank = rank
+        self._appear(event.session_id, event)
+
+    def _bind(self, subject: str, session_id: str, now: float) -> None:
+        # While a subject is bound, its events are routed as they come: none can be waiting for it.
+        waiting = () if self._bindings.get(subject, now) else self._topics.get(subject, ())
+        self._bindings.put(subject, session_id, now)
+        self._renew(session_id, now)
+        for event in (row.event for row in waiting):
+            rank = event.subjects.index(subject)
+            if rank < event.rank and event.expires > now:
+                event.rank = rank
+                self._lead_late(event, session_id)
+
+    def _lead_late(self, event: Kept, session_id: str) -> None:
+        """Bring an event to a session, beside one that it may have already."""
+        if event.session_id == session_id:
+            return
+        if event.session_id is None:
+            event.session_id = session_id
+        event.later += (session_id,)
+        self._number += 1
+        self._appear(session_id, Late(self._number, event))
+
+    def _renew(self, session_id: str, now: float) -> SessionRecord | None:
+        record = self._sessions.get(session_id, now)
+        if record is not None:
+            self._sessions.put(session_id, record, now)
+        return record
+
+    def _appear(self, topic: str, row: Kept | Late) -> None:
+        rows = self._topics.get(topic)
+        if rows is None:
+            self._topics[topic] = [row]
+        else:
+            rows.append(row)
+
+    def _first(self) -> Kept | None:
+        """The oldest event kept."""
+        # Asking a dict for its first key again and again walks over all that was deleted before it.
+        while self._oldest <= self._number:
+            event = self._events.get(self._oldest)
+            if event is not None:
+                return event
+            self._oldest += 1
+        return None
+
+    def _make_room(self, size: int, now: float) -> None:
+        while len(self._events) >= self._max_events or self._bytes + size > self._max_bytes:
+            oldest = self._first()
+            if oldest is None or oldest.expires > now:
+                held = f"{len(self._events)} events and {self._bytes} bytes"
+                raise StoreFullError(f"the store holds {held}: no room for {size} bytes more")
+            self._drop(oldest)
+
+    def _drop_expired(self, limit: int, now: float) -> int:
+        gone = 0
+        while gone < limit and (event := self._first()) is not None and event.expires <= now:
+            self._drop(event)
+            gone += 1
+        gone += self._sessions.drop_expired(limit - gone, now)
+        return gone + self._bindings.drop_expired(limit - gone, now)
+
+    def _drop(self, event: Kept) -> None:
+        del self._events[event.cursor]
+        del self._keys[event.key]
+        self._bytes -= len(event.body)
+        for topic in event.subjects:
+            self._disappear(topic, event)
+        if event.session_id is not None and event.session_id not in event.later:
+            self._disappear(event.session_id, event)
+        for topic in event.later:
+            self._disappear(topic, event)
+        for claims in self._groups.values():
+            claims.forget(event.cursor)
+
+    def _disappear(self, topic: str, event: Kept) -> None:
+        rows = self._topics[topic]
+        if len(rows) == 1:
+            del self._topics[topic]
+        else:
+            # Events end in the order of their arrival, so that it is nearly always the first.
+            del rows[next(i for i, row in enumerate(rows) if row.event is event)]
+
+    def _wake(self, topics: Sequence[str]) -> None:
+        for wake in tuple(self._listeners.values()):
+            wake(topics)
+
+
+def _stored(row: Kept | Late) -> StoredEvent:
+    event = row.event
+    return StoredEvent(position=event.cursor, cursor=row.cursor, body=event.body, session_id=event.session_id)
