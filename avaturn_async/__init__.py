@@ -4,6 +4,7 @@
 that come later, are in :mod:`avaturn_async.webhooks`; a server for tests is in :mod:`avaturn_async.testing`.
 """
 
+from avaturn_async._polling import PollPolicy
 from avaturn_async._retry import RetryPolicy
 from avaturn_async._version import __version__
 from avaturn_async.client import AvaturnClient
@@ -53,6 +54,13 @@ from avaturn_async.models import (
     TaskStatus,
     User,
 )
+from avaturn_async.waiting import (
+    create_avatar,
+    export_avatar,
+    wait_for_avatar,
+    wait_for_export,
+    wait_for_render,
+)
 
 __all__ = [
     "AssetSlot",
@@ -79,6 +87,7 @@ __all__ = [
     "NewAvatar",
     "NotFoundError",
     "PermissionDeniedError",
+    "PollPolicy",
     "RateLimitError",
     "Render",
     "RenderFormat",
@@ -100,4 +109,9 @@ __all__ = [
     "WebhookPayloadError",
     "WebhookRejected",
     "__version__",
+    "create_avatar",
+    "export_avatar",
+    "wait_for_avatar",
+    "wait_for_export",
+    "wait_for_render",
 ]

@@ -9,8 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 import attrs
 
 from avaturn_async.errors import RouterClosedError, StoreError
-from avaturn_async.webhooks import events
-from avaturn_async.webhooks.events import AvatarReady, Event, RenderReady
+from avaturn_async.webhooks.events import AvatarReady, Event, RenderReady, parse_event
 from avaturn_async.webhooks.stores import Arrival, EventStore, StoredEvent
 
 # A waiter that is woken right after an event came need not parse its body again.
@@ -95,7 +94,7 @@ class Inbox:
         # A store that was emptied from outside begins to count anew: the body decides.
         if event is not None and body == stored.body:
             return event
-        parsed: Event = vars(events)["parse_event"](stored.body)
+        parsed = parse_event(stored.body)
         return attrs.evolve(parsed, position=stored.position)
 
     def expect(self, topic: str) -> asyncio.Future[None]:

@@ -1,0 +1,87 @@
+"""The receiver as an ASGI application, for FastAPI, Starlette and everything else that mounts one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import TYPE_CHECKING, Any
+
+from avaturn_async.webhooks.request import WebhookReply, WebhookRequest
+
+if TYPE_CHECKING:
+    from avaturn_async.webhooks.receiver import WebhookReceiver
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+
+class AsgiApp:
+    """``WebhookReceiver.asgi``: an object, since servers take a bound method for the protocol of old."""
+
+    def __init__(self, receiver: WebhookReceiver) -> None:
+        self._receiver = receiver
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or start and close the router where the server asks for it."""
+        if scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+        elif scope["type"] == "http":
+            reply = await self._reply(scope, receive)
+            if reply is not None:
+                await _send(send, reply)
+        elif scope["type"] == "websocket":
+            await receive()
+            await send({"type": "websocket.close", "code": 1000})
+
+    async def _reply(self, scope: Scope, receive: Receive) -> WebhookReply | None:
+        receiver = self._receiver
+        headers = tuple((bytes(name), bytes(value)) for name, value in scope["headers"])
+        client = scope.get("client")
+        peer = str(client[0]) if client else ""
+        refusal = receiver.refuse(scope["method"], headers, peer=peer)
+        if refusal is not None:
+            return refusal
+        with receiver.in_flight():
+            body = bytearray()
+            try:
+                async with asyncio.timeout(receiver.read_timeout):
+                    more = True
+                    while more:
+                        message = await receive()
+                        if message["type"] == "http.disconnect":
+                            receiver.end("cut", reason="disconnected", peer=peer, length=len(body))
+                            return None
+                        body += message.get("body", b"")
+                        more = message.get("more_body", False)
+                        if len(body) > receiver.max_body:
+                            return receiver.end("too_large", reason="read", peer=peer, length=len(body))
+            except TimeoutError:
+                return receiver.end("too_slow", reason="the body did not come", peer=peer, length=len(body))
+            query = bytes(scope.get("query_string", b"")).decode(errors="surrogateescape")
+            request = WebhookRequest(
+                method=scope["method"], headers=headers, body=bytes(body), query=query, peer=peer
+            )
+            return await receiver.judge(request)
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        while True:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                try:
+                    await self._receiver.router.__aenter__()
+                except Exception as error:  # noqa: BLE001 - the server is told, and stops
+                    await send({"type": "lifespan.startup.failed", "message": str(error)})
+                    return
+                await send({"type": "lifespan.startup.complete"})
+            elif message["type"] == "lifespan.shutdown":
+                await self._receiver.router.close()
+                await send({"type": "lifespan.shutdown.complete"})
+                return
+
+
+async def _send(send: Send, reply: WebhookReply) -> None:
+    headers = [(b"content-length", b"0"), *((k.lower().encode(), v.encode()) for k, v in reply.headers)]
+    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+    await send({"type": "http.response.body", "body": reply.body})

@@ -1,0 +1,235 @@
+"""WebhookReceiver: from a request to a reply, whatever comes in.
+
+The checks stand in the order of their price, and nothing is parsed before it is authentic. 200 is said once
+the store has the event, and never before. ``receive()`` knows no framework; ``handle`` is the aiohttp
+handler and ``asgi`` the ASGI application.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Protocol
+
+from avaturn_async.errors import (
+    AvaturnError,
+    RouterClosedError,
+    StoreError,
+    StoreFullError,
+    WebhookPayloadError,
+    WebhookRejected,
+)
+from avaturn_async.webhooks._outcomes import Outcomes
+from avaturn_async.webhooks.events import Event, UnknownEvent, event_body, parse_event
+from avaturn_async.webhooks.request import WebhookReply, WebhookRequest
+from avaturn_async.webhooks.verification import Verifier, believes_anybody
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+    from avaturn_async.webhooks._asgi import AsgiApp
+    from avaturn_async.webhooks.router import SessionRouter
+
+__all__ = ["WebhookReceiver"]
+
+_Headers = Iterable[tuple[bytes, bytes]]
+_MOST_DIGITS = 18
+
+
+class Confirmation(Protocol):
+    """What a ConfirmByApi does."""
+
+    async def check(self, event: Event) -> Event | None:
+        """The event to believe, or None when it is refuted or about nothing of ours."""
+        ...
+
+
+class WebhookReceiver:
+    """Verifies incoming webhooks and hands their events to a router.
+
+    ::
+
+        receiver = WebhookReceiver(router, verifier=SharedSecret(secret, query="key"))
+        receiver.add_to(app, "/avaturn")
+
+    Args:
+        router: Where events go.
+        verifier: What makes a webhook authentic. There is no default.
+        confirm: Asks the API about each event before it is believed, such as ConfirmByApi.
+        max_body: Bytes of the largest body.
+        read_timeout: Seconds that a body may take to arrive.
+        max_in_flight: Requests handled at a time; the next is told to come again.
+        clock: Seconds that only rise, for the rate of the log.
+
+    Raises:
+        ValueError: ``verifier`` accepts everybody and there is no ``confirm``, or a number makes no sense.
+        TypeError: ``verifier`` is none.
+    """
+
+    def __init__(
+        self,
+        router: SessionRouter,
+        *,
+        verifier: Verifier,
+        confirm: Confirmation | None = None,
+        max_body: int = 262_144,
+        read_timeout: float = 10.0,
+        max_in_flight: int = 256,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if not isinstance(verifier, Verifier):
+            raise TypeError(f"verifier must have verify() and sign(), not be a {type(verifier).__name__}")
+        if confirm is None and believes_anybody(verifier):
+            raise ValueError("this verifier accepts everybody: give confirm=ConfirmByApi(client, router) too")
+        if not min(max_body, read_timeout, max_in_flight) > 0:
+            raise ValueError("max_body, read_timeout and max_in_flight must be above zero")
+        self.router = router
+        self.max_body = max_body
+        self.read_timeout = read_timeout
+        self._max_in_flight = max_in_flight
+        self._verifier = verifier
+        self._confirm = confirm
+        self._in_flight = 0
+        self._outcomes = Outcomes(clock=clock)
+
+    @property
+    def outcomes(self) -> Mapping[str, int]:
+        """How many webhooks ended in which way since the start: a live view."""
+        return MappingProxyType(self._outcomes.counts)
+
+    async def receive(self, request: WebhookRequest) -> WebhookReply:
+        """The reply to a request that is there as a whole; for any framework.
+
+        Never raises: what goes wrong inside is a 503.
+        """
+        refusal = self.refuse(request.method, request.headers, peer=request.peer)
+        if refusal is not None:
+            return refusal
+        if len(request.body) > self.max_body:
+            return self.end("too_large", peer=request.peer, length=len(request.body))
+        with self.in_flight():
+            return await self.judge(request)
+
+    def refuse(self, method: str, headers: _Headers, *, peer: str) -> WebhookReply | None:
+        """The reply to a request whose body is not worth reading, by its head alone."""
+        if method != "POST":
+            return self.end("wrong_method", reason=f"{method[:20]!r}", peer=peer)
+        length, encoding = _head(headers)
+        if length > self.max_body:
+            return self.end("too_large", reason="declared", peer=peer, length=length)
+        if encoding:
+            return self.end("encoded", reason="Content-Encoding is not taken", peer=peer, length=length)
+        if self.router.closing:
+            return self.end("closing", reason="the router is closing", peer=peer, length=length)
+        if self._in_flight >= self._max_in_flight:
+            return self.end("busy", reason="too many in flight", peer=peer, length=length)
+        return None
+
+    @contextmanager
+    def in_flight(self) -> Iterator[None]:
+        """Count a request as in flight."""
+        self._in_flight += 1
+        try:
+            yield
+        finally:
+            self._in_flight -= 1
+
+    def end(self, outcome: str, *, reason: str = "", peer: str = "", length: int = 0) -> WebhookReply:
+        """Count and log how a request ended, and give the reply for it."""
+        return self._outcomes.reply(outcome, reason=reason, peer=peer, length=length)
+
+    async def judge(self, request: WebhookRequest) -> WebhookReply:
+        """The reply to a request that was not refused and is there as a whole."""
+        reason = ""
+        try:
+            outcome = await self._take(request)
+        except WebhookRejected as error:
+            outcome, reason = "not_authentic", str(error)
+        except WebhookPayloadError as error:
+            outcome, reason = "not_an_event", str(error)
+        except RouterClosedError as error:
+            outcome, reason = "closing", str(error)
+        except StoreFullError as error:
+            outcome, reason = "store_full", str(error)
+        except StoreError as error:
+            outcome, reason = "store_away", str(error)
+        except AvaturnError as error:
+            outcome, reason = "unconfirmed", str(error)
+        except Exception as error:  # noqa: BLE001 - a mistake in a verifier or store must not be a 500
+            # Its text could hold anything, the body included.
+            outcome, reason = "failed", type(error).__name__
+        return self.end(outcome, reason=reason, peer=request.peer, length=len(request.body))
+
+    async def _take(self, request: WebhookRequest) -> str:
+        id_ = self._verifier.verify(request)
+        if not _is_json(request):
+            return "not_json"
+        body = request.body
+        event = parse_event(body)
+        key = f"id:{id_}" if id_ is not None else f"sha256:{hashlib.sha256(body).hexdigest()}"
+        if self._confirm is not None:
+            if await self.router.seen(key):
+                return "duplicate"
+            believed = await self._confirm.check(event)
+            if believed is None:
+                return "refuted"
+            if believed is not event:
+                event, body = believed, event_body(believed)
+        if isinstance(event, UnknownEvent) and event.problems:
+            drift = "; ".join(event.problems)
+            self._outcomes.note(
+                "drift", "webhook of another shape", drift, peer=request.peer, length=len(body)
+            )
+        return "stored" if await self.router.publish(event, key=key, body=body) else "duplicate"
+
+    # The adapters: a line each, so that this file knows no framework until one is used.
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """The aiohttp handler, for ``app.router.add_post(path, receiver.handle)``; see also ``add_to``."""
+        from avaturn_async.webhooks._aiohttp import handle  # noqa: PLC0415
+
+        return await handle(self, request)
+
+    async def expect(self, request: web.Request) -> web.StreamResponse | None:
+        """The aiohttp expect_handler: refuses by the head before a body is sent."""
+        from avaturn_async.webhooks._aiohttp import expect  # noqa: PLC0415
+
+        return await expect(self, request)
+
+    def add_to(self, app: web.Application, path: str) -> None:
+        """Mount in an aiohttp app, for every method, with the router's lifetime in its cleanup_ctx."""
+        from avaturn_async.webhooks._aiohttp import add_to  # noqa: PLC0415
+
+        add_to(self, app, path)
+
+    @property
+    def asgi(self) -> AsgiApp:
+        """The ASGI application, to be mounted in FastAPI, Starlette or another framework."""
+        from avaturn_async.webhooks._asgi import AsgiApp  # noqa: PLC0415
+
+        return AsgiApp(self)
+
+
+def _head(headers: _Headers) -> tuple[int, bool]:
+    """The declared length, 0 if there is none, and whether the body is encoded."""
+    length, encoded = 0, False
+    for name, value in headers:
+        lower = name.lower()
+        if lower == b"content-length" and value.isdigit():
+            # Past 18 digits int() gets slow, and the number is no length.
+            length = max(length, int(value[:_MOST_DIGITS]))
+        elif lower == b"content-encoding":
+            encoded = encoded or value.strip().lower() not in (b"", b"identity")
+    return length, encoded
+
+
+def _is_json(request: WebhookRequest) -> bool:
+    """Whether it says that it is JSON, or says nothing."""
+    types = request.values(b"content-type")
+    if not types:
+        return True
+    kind = types[0].partition(b";")[0].strip().lower()
+    return len(types) == 1 and (kind == b"application/json" or (b"/" in kind and kind.endswith(b"+json")))

@@ -1,0 +1,416 @@
+"""Waiting: webhook or polling, whichever is first, and never past the deadline. In virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+from uuid import UUID, uuid4
+
+import pytest
+from attrs import define, field
+from virtual_time import virtual
+
+from avaturn_async import (
+    Avatar,
+    AvaturnClient,
+    AvaturnConnectionError,
+    AvaturnError,
+    AvaturnTimeoutError,
+    Customization,
+    Export,
+    NewAvatar,
+    NotFoundError,
+    PollPolicy,
+    RateLimitError,
+    RouterClosedError,
+    ScanStatus,
+    ServerError,
+    TaskFailedError,
+    TaskStatus,
+    TransferError,
+    create_avatar,
+    export_avatar,
+    wait_for_avatar,
+    wait_for_export,
+    wait_for_render,
+)
+from avaturn_async._polling import _loops_of
+from avaturn_async.webhooks import AvatarReady, Event, ExportReady, RenderReady, SessionRouter
+from avaturn_async.webhooks.events import event_body
+
+AVATAR = UUID("0e0e9a3c-5d5a-4f43-9a55-2d9c3f0c8a11")
+RENDER = UUID("497f6eca-6276-4993-bfeb-53cbbbba6f08")
+PENDING = Export(status=TaskStatus.PENDING)
+READY = Export(status=TaskStatus.READY, url="https://files.example/a.glb")
+URL = "https://files.example/b.glb"
+
+
+@define(eq=False)
+class Api:
+    """A client that answers by script; the last answer is given again and again."""
+
+    answers: list[Any]
+    asked: list[tuple[float, str]] = field(factory=list[tuple[float, str]])
+    downloads: list[tuple[str, Any]] = field(factory=list[tuple[str, Any]])
+    uploads: list[dict[str, Any]] = field(factory=list[dict[str, Any]])
+
+    def _next(self, what: str) -> Any:
+        self.asked.append((asyncio.get_running_loop().time(), what))
+        answer = self.answers[min(len(self.asked), len(self.answers)) - 1]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    async def list_user_avatars(self, user_id: str, *, include_not_ready: bool) -> tuple[Avatar, ...]:
+        assert (user_id, include_not_ready) == ("u", True)
+        answer = self._next("list")
+        if answer == "hang":
+            await asyncio.Event().wait()
+        return cast("tuple[Avatar, ...]", answer)
+
+    async def create_export(self, avatar_id: UUID) -> Export:
+        assert avatar_id == AVATAR
+        return cast("Export", self._next("export"))
+
+    async def new_avatar(self, user_id: str) -> NewAvatar:
+        assert user_id == "u"
+        return NewAvatar(avatar_id=AVATAR, upload_url="https://up.example/1")
+
+    async def upload_photos(self, upload_url: str, **form: Any) -> None:
+        self.uploads.append({"upload_url": upload_url, **form})
+        if isinstance(form["frontal"], Exception):
+            raise form["frontal"]
+
+    async def set_customization(self, avatar_id: UUID, customization: Customization) -> None:
+        self.uploads.append({"customized": avatar_id, "with": customization})
+
+    async def download(self, url: str, destination: Any, *, on_progress: Any) -> Path:
+        self.downloads.append((url, on_progress))
+        return Path(destination)
+
+
+def client(*answers: Any) -> tuple[Api, AvaturnClient]:
+    api = Api(list(answers))
+    return api, cast("AvaturnClient", api)
+
+
+def avatars(status: str, avatar_id: UUID = AVATAR) -> tuple[Avatar, ...]:
+    other = Avatar(id=uuid4(), status=ScanStatus.READY)
+    return (other, Avatar(id=avatar_id, status=ScanStatus(status)))
+
+
+async def publish(router: SessionRouter, event: Event) -> None:
+    await router.publish(event, key=str(uuid4()), body=event_body(event))
+
+
+def avatar_ready(status: str | None) -> AvatarReady:
+    return AvatarReady(avatar_id=AVATAR, status=ScanStatus(status) if status else None)
+
+
+def export_ready(status: str = "ready", url: str | None = URL) -> ExportReady:
+    return ExportReady(avatar_id=AVATAR, user_id="u", status=TaskStatus(status), export_url=url)
+
+
+def assert_nothing_left() -> None:
+    assert not any(_loops_of.values())
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+@virtual
+async def test_without_a_router_polling_finds_the_avatar() -> None:
+    api, c = client((), avatars("pending"), avatars("processing"), avatars("unheard-of"), avatars("ready"))
+    assert await wait_for_avatar(c, "u", str(AVATAR), timeout=600) == Avatar(
+        id=AVATAR, status=ScanStatus.READY
+    )
+    assert len(api.asked) == 5
+    assert_nothing_left()
+
+
+@virtual
+async def test_without_a_router_polling_finds_the_export() -> None:
+    api, c = client(PENDING, PENDING, Export(status=TaskStatus.READY), READY)
+    assert await wait_for_export(c, AVATAR, timeout=600) == READY
+    assert len(api.asked) == 4
+    assert_nothing_left()
+
+
+@virtual
+async def test_pauses_grow_with_jitter_up_to_the_cap() -> None:
+    api, c = client(PENDING)
+    with pytest.raises(AvaturnTimeoutError, match="within 600 s"):
+        await wait_for_export(c, AVATAR, timeout=600)
+    times = [t for t, _ in api.asked]
+    pauses = [b - a for a, b in itertools.pairwise(times)]
+    assert times[0] == 0
+    assert all(min(15, 1.5**n) / 2 <= p <= min(15, 1.5**n) for n, p in enumerate(pauses))
+    assert len(set(pauses)) == len(pauses)
+
+
+@pytest.mark.parametrize("status", ["ready", "failed"])
+@virtual
+async def test_a_webhook_is_faster_than_polling(status: str) -> None:
+    api, c = client(avatars("processing"))
+    async with SessionRouter() as router:
+        waiter = asyncio.create_task(wait_for_avatar(c, "u", AVATAR, timeout=600, router=router))
+        await asyncio.sleep(0.1)
+        await publish(router, avatar_ready(status))
+        if status == "ready":
+            assert await waiter == Avatar(id=AVATAR, status=ScanStatus.READY)
+        else:
+            with pytest.raises(TaskFailedError, match=f"avatar {AVATAR} failed"):
+                await waiter
+        assert asyncio.get_running_loop().time() == pytest.approx(0.1)
+        assert len(api.asked) == 1
+        assert not any(_loops_of.values())
+
+
+@virtual
+async def test_an_avatar_event_without_a_status_makes_the_api_be_asked_at_once() -> None:
+    _, c = client(avatars("processing"), avatars("ready"))
+    async with SessionRouter() as router:
+        waiter = asyncio.create_task(wait_for_avatar(c, "u", AVATAR, timeout=600, router=router))
+        await asyncio.sleep(0.1)
+        await publish(router, avatar_ready(None))
+        assert (await waiter).status == "ready"
+        assert asyncio.get_running_loop().time() == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("answer", [avatars("processing"), ServerError(502, "GET", "/x")])
+@virtual
+async def test_an_event_that_says_too_little_leaves_the_polling_on(answer: Any) -> None:
+    _, c = client(avatars("processing"), answer, avatars("ready"))
+    async with SessionRouter() as router:
+        await publish(router, avatar_ready(None))
+        waiter = asyncio.create_task(wait_for_avatar(c, "u", AVATAR, timeout=600, router=router))
+        assert (await waiter).status == "ready"
+
+
+@virtual
+async def test_a_lost_webhook_only_delays() -> None:
+    _, c = client(avatars("processing"), avatars("processing"), avatars("ready"))
+    async with SessionRouter() as router:
+        assert (await wait_for_avatar(c, "u", AVATAR, timeout=600, router=router)).status == "ready"
+        assert 0 < asyncio.get_running_loop().time() < 10
+
+
+@virtual
+async def test_an_export_event_hands_on_its_fresh_url() -> None:
+    api, c = client(PENDING)
+    async with SessionRouter() as router:
+        waiter = asyncio.create_task(wait_for_export(c, AVATAR, timeout=600, router=router))
+        await asyncio.sleep(0.1)
+        await publish(router, export_ready())
+        assert await waiter == Export(status=TaskStatus.READY, url=URL)
+        assert len(api.asked) == 1
+
+
+@virtual
+async def test_an_export_event_from_before_is_not_taken_for_the_new_export() -> None:
+    api, c = client(PENDING, READY)
+    async with SessionRouter() as router:
+        await publish(router, export_ready(url="https://files.example/old.glb"))
+        assert await wait_for_export(c, AVATAR, timeout=600, router=router) == READY
+        assert len(api.asked) == 2
+
+
+@virtual
+async def test_failed_is_an_error_from_either_side() -> None:
+    _, c = client(avatars("failed"))
+    with pytest.raises(TaskFailedError, match=f"avatar {AVATAR} failed"):
+        await wait_for_avatar(c, "u", AVATAR, timeout=600)
+    _, c = client(PENDING, Export(status=TaskStatus.FAILED))
+    with pytest.raises(TaskFailedError, match=f"export of avatar {AVATAR} failed"):
+        await wait_for_export(c, AVATAR, timeout=600)
+    _, c = client(PENDING)
+    async with SessionRouter() as router:
+        waiter = asyncio.create_task(wait_for_export(c, AVATAR, timeout=600, router=router))
+        await asyncio.sleep(0.1)
+        await publish(router, export_ready("failed", None))
+        with pytest.raises(TaskFailedError):
+            await waiter
+
+
+@virtual
+async def test_a_render_is_waited_for_by_its_webhook() -> None:
+    _, c = client()
+    event = RenderReady(avatar_id=AVATAR, user_id="u", id=RENDER, status=TaskStatus.READY, render_url=URL)
+    async with SessionRouter() as router:
+        await publish(router, event)
+        got = await wait_for_render(c, str(RENDER), timeout=600, router=router)
+        assert (got.id, got.render_url) == (RENDER, URL)
+        other = uuid4()
+        with pytest.raises(AvaturnTimeoutError):
+            await wait_for_render(c, other, timeout=600, router=router)
+        failed = RenderReady(avatar_id=AVATAR, user_id="u", id=other, status=TaskStatus.FAILED)
+        await publish(router, failed)
+        with pytest.raises(TaskFailedError, match=f"render {other} failed"):
+            await wait_for_render(c, other, timeout=600, router=router)
+
+
+@virtual
+async def test_a_poll_that_fails_in_passing_is_skipped() -> None:
+    passing = [
+        AvaturnConnectionError("GET /x: reset"),
+        AvaturnTimeoutError("GET /x: no answer within 30 s"),
+        ServerError(503, "GET", "/x"),
+        RateLimitError(429, "GET", "/x"),
+    ]
+    _, c = client(*passing, avatars("ready"))
+    assert (await wait_for_avatar(c, "u", AVATAR, timeout=600)).status == "ready"
+
+
+@virtual
+async def test_a_rate_limit_is_obeyed() -> None:
+    api, c = client(RateLimitError(429, "GET", "/x", "", (), None, 90.0), avatars("ready"))
+    await wait_for_avatar(c, "u", AVATAR, timeout=600)
+    assert api.asked[1][0] == 90
+
+
+@pytest.mark.parametrize("error", [NotFoundError(404, "GET", "/x"), AvaturnError("other")])
+@virtual
+async def test_another_error_of_a_poll_is_raised_to_everybody_who_waits(error: AvaturnError) -> None:
+    _, c = client(avatars("processing"), error)
+    async with SessionRouter() as router:
+        waits = [wait_for_avatar(c, "u", AVATAR, timeout=600, router=r) for r in (None, router, None)]
+        assert await asyncio.gather(*waits, return_exceptions=True) == [error] * 3
+        assert not any(_loops_of.values())
+
+
+@virtual
+async def test_many_who_wait_for_one_thing_ask_once() -> None:
+    api, c = client(avatars("processing"), avatars("processing"), avatars("ready"))
+    waits = [wait_for_avatar(c, "u", AVATAR, timeout=600) for _ in range(100)]
+    assert {a.status for a in await asyncio.gather(*waits)} == {"ready"}
+    assert len(api.asked) == 3
+    assert_nothing_left()
+
+
+@virtual
+async def test_those_who_wait_for_different_things_do_not_ask_in_step() -> None:
+    apis = [client(PENDING, READY) for _ in range(50)]
+    await asyncio.gather(*(wait_for_export(c, AVATAR, timeout=600) for _, c in apis))
+    assert len({api.asked[1][0] for api, _ in apis}) == 50
+
+
+@virtual
+async def test_one_who_leaves_does_not_end_the_polling_of_the_others() -> None:
+    _, c = client(avatars("processing"), avatars("processing"), avatars("processing"), avatars("ready"))
+    leaves = asyncio.create_task(wait_for_avatar(c, "u", AVATAR, timeout=600))
+    short = asyncio.create_task(wait_for_avatar(c, "u", AVATAR, timeout=0.5))
+    stays = asyncio.create_task(wait_for_avatar(c, "u", AVATAR, timeout=600))
+    await asyncio.sleep(0.1)
+    leaves.cancel()
+    with pytest.raises(AvaturnTimeoutError):
+        await short
+    assert (await stays).status == "ready"
+    assert leaves.cancelled()
+    assert_nothing_left()
+
+
+@pytest.mark.parametrize("with_router", [False, True])
+@virtual
+async def test_cancellation_leaves_nothing_running(*, with_router: bool) -> None:
+    _, c = client("hang")
+    router = SessionRouter()
+    waiter = asyncio.create_task(
+        wait_for_avatar(c, "u", AVATAR, timeout=600, router=router if with_router else None)
+    )
+    await asyncio.sleep(1)
+    waiter.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiter
+    await router.close()
+    assert_nothing_left()
+
+
+@pytest.mark.parametrize("timeout", [0, 0.25, 17, 601.5])
+@virtual
+async def test_the_deadline_holds_also_while_the_api_hangs(timeout: float) -> None:
+    _, c = client("hang")
+    with pytest.raises(AvaturnTimeoutError, match=f"avatar {AVATAR} was not ready within {timeout:g} s"):
+        await wait_for_avatar(c, "u", AVATAR, timeout=timeout)
+    assert asyncio.get_running_loop().time() == pytest.approx(timeout)
+    assert_nothing_left()
+
+
+@pytest.mark.parametrize("timeout", [-1, float("nan"), float("inf"), None, "5"])
+@virtual
+async def test_a_timeout_that_makes_no_sense_is_refused(timeout: Any) -> None:
+    api, c = client(READY)
+    with pytest.raises(ValueError, match="timeout must be a number"):
+        await wait_for_export(c, AVATAR, timeout=timeout)
+    assert api.asked == []
+
+
+@virtual
+async def test_a_router_that_closes_ends_the_wait() -> None:
+    _, c = client(PENDING)
+    router = SessionRouter()
+    waiter = asyncio.create_task(wait_for_export(c, AVATAR, timeout=600, router=router))
+    await asyncio.sleep(0.1)
+    await router.close()
+    with pytest.raises(RouterClosedError):
+        await waiter
+    assert_nothing_left()
+
+
+@virtual
+async def test_export_avatar_goes_from_the_avatar_to_the_file() -> None:
+    api, c = client(PENDING, READY)
+    progress: Callable[[int, int | None], None] = lambda _done, _total: None  # noqa: E731
+    path = await export_avatar(c, AVATAR, "x/avatar.glb", timeout=600, on_progress=progress)
+    assert path == Path("x/avatar.glb")
+    assert api.downloads == [(READY.url, progress)]
+    _, c = client(PENDING)
+    with pytest.raises(AvaturnTimeoutError, match="within 5 s"):
+        await export_avatar(c, AVATAR, "x", timeout=5)
+
+
+def photos(**changes: Any) -> dict[str, Any]:
+    return {"frontal": b"1", "side_1": b"2", "side_2": b"3", "body_type": "female", **changes}
+
+
+@virtual
+async def test_create_avatar_goes_from_photos_to_an_avatar_that_can_be_exported() -> None:
+    api, c = client(avatars("processing"), avatars("ready"))
+    custom = Customization(body="body_0")
+    avatar = await create_avatar(c, "u", **photos(), customization=custom, timeout=600)
+    assert avatar == Avatar(id=AVATAR, status=ScanStatus.READY)
+    assert api.uploads == [
+        {"upload_url": "https://up.example/1", **photos(), "telephoto": False, "on_progress": None},
+        {"customized": AVATAR, "with": custom},
+    ]
+    create: Any = create_avatar
+    with pytest.raises(TypeError, match="customization"):
+        await create(c, "u", **photos(), timeout=600)
+
+
+@pytest.mark.parametrize(
+    ("frontal", "answers", "kind"),
+    [(TransferError("cut"), (), TransferError), (b"1", (avatars("failed"),), TaskFailedError)],
+)
+@virtual
+async def test_create_avatar_that_fails_names_the_avatar_that_it_made(
+    frontal: Any, answers: tuple[Any, ...], kind: type[AvaturnError]
+) -> None:
+    api, c = client(*answers)
+    with pytest.raises(kind) as caught:
+        await create_avatar(c, "u", **photos(frontal=frontal), customization=Customization(), timeout=600)
+    assert caught.value.__notes__ == [f"avatar {AVATAR} was made for it"]
+    assert len(api.uploads) == 1
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"first": -1}, {"cap": float("inf")}, {"factor": 0.5}, {"factor": 11}, {"factor": "2"}, {"first": True}],
+)
+def test_a_poll_policy_that_makes_no_sense_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))} must be a number"):
+        PollPolicy(**wrong)
+
+
+def test_a_poll_policy_does_not_overflow() -> None:
+    assert PollPolicy(factor=10).pause(10**9, lambda: 1.0) == 15
