@@ -1,0 +1,161 @@
+"""The receiver as an ASGI application: under a real server, and message by message."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+import pytest
+import uvicorn
+from fastapi import FastAPI
+from starlette.applications import Starlette
+from starlette.routing import Mount
+
+from avaturn_async.webhooks import (
+    AvatarReady,
+    HmacSha256,
+    MemoryStore,
+    SessionRouter,
+    SharedSecret,
+    WebhookReceiver,
+)
+
+AVATAR = "0e0e9a3c-5d5a-4f43-9a55-2d9c3f0c8a11"
+BODY = b'{"event": "avatar.ready", "avatar_id": "%s"}' % AVATAR.encode()
+SIGNATURE = HmacSha256("hush", header="X-Signature")
+
+
+@asynccontextmanager
+async def served(app: Any, lifespan: Any = "on") -> AsyncIterator[str]:
+    """The app under a real uvicorn on loopback."""
+    config = uvicorn.Config(app, port=0, log_level="warning", lifespan=lifespan, ws="none")
+    server = uvicorn.Server(config)
+    running = asyncio.create_task(server.serve())
+    while not server.started:
+        await asyncio.sleep(0)  # it offers nothing to wait for
+    try:
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        await running
+
+
+def fastapi(made: WebhookReceiver) -> Any:
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async with made.router:
+            yield
+
+    app = FastAPI(lifespan=lifespan)
+    app.mount("/hook", made.asgi)
+    return app
+
+
+def starlette(made: WebhookReceiver) -> Any:
+    return Starlette(routes=[Mount("/hook", made.asgi)])
+
+
+def bare(made: WebhookReceiver) -> Any:
+    return made.asgi
+
+
+@pytest.mark.parametrize("mount", [fastapi, starlette, bare])
+async def test_mounted_in_a_framework_under_a_real_server(mount: Any) -> None:
+    router = SessionRouter()
+    made = WebhookReceiver(router, verifier=SIGNATURE)
+    async with served(mount(made)) as url, aiohttp.ClientSession() as http:
+        hook = f"{url}/hook/"
+        headers = {**SIGNATURE.sign(BODY), "Content-Type": "application/json"}
+        async with http.post(hook, data=BODY, headers=headers) as response:
+            assert (response.status, await response.read()) == (200, b"")
+        async with http.post(hook, data=BODY) as response:
+            assert response.status == 401
+        async with http.get(hook) as response:
+            assert (response.status, response.headers["Allow"]) == (405, "POST")
+        async with http.post(hook, data=b"x" * 300_000) as response:
+            assert response.status == 413
+        assert await router.wait_for(AvatarReady, avatar_id=AVATAR, timeout=0)
+    await router.close()
+
+
+async def test_the_secret_in_the_query_arrives() -> None:
+    made = WebhookReceiver(SessionRouter(), verifier=SharedSecret("hush hush", query="key"))
+    async with served(made.asgi) as url, aiohttp.ClientSession(headers={"Content-Type": "a/b+json"}) as http:
+        response = await http.post(f"{url}/?key=hush%20hush", data=b'{"event": "x"}')
+        assert response.status == 200
+
+
+def scope(**changes: Any) -> dict[str, Any]:
+    headers = [(k.lower().encode(), v.encode()) for k, v in SIGNATURE.sign(BODY).items()]
+    return {"type": "http", "method": "POST", "headers": headers, "query_string": b"", **changes}
+
+
+async def ask(made: WebhookReceiver, messages: list[Any], given: dict[str, Any] | None = None) -> list[Any]:
+    sent: list[Any] = []
+    left = list(messages)
+
+    async def receive() -> Any:
+        if not left:
+            await asyncio.Event().wait()
+        return left.pop(0)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await made.asgi(given or scope(), receive, send)
+    return sent
+
+
+def chunk(body: bytes, *, more: bool = False) -> dict[str, Any]:
+    return {"type": "http.request", "body": body, "more_body": more}
+
+
+async def test_a_body_in_pieces_is_put_together() -> None:
+    made = WebhookReceiver(SessionRouter(), verifier=SIGNATURE)
+    sent = await ask(made, [chunk(BODY[:9], more=True), chunk(BODY[9:])], scope(client=("192.0.2.7", 1)))
+    assert sent == [
+        {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]},
+        {"type": "http.response.body", "body": b""},
+    ]
+    await made.router.close()
+
+
+async def test_a_body_that_does_not_end_is_bounded_in_size_and_time() -> None:
+    made = WebhookReceiver(SessionRouter(), verifier=SIGNATURE, max_body=1000, read_timeout=0.01)
+    assert (await ask(made, [chunk(b"x" * 600, more=True)] * 5))[0]["status"] == 413
+    assert (await ask(made, [chunk(b"x", more=True)]))[0]["status"] == 408
+    assert (await ask(made, [], scope(headers=[(b"content-encoding", b"br")])))[0]["status"] == 415
+
+
+async def test_a_sender_that_is_gone_gets_no_answer_and_nothing_is_stored() -> None:
+    made = WebhookReceiver(SessionRouter(), verifier=SIGNATURE)
+    assert await ask(made, [chunk(BODY[:9], more=True), {"type": "http.disconnect"}]) == []
+    assert made.outcomes["cut"] == 1
+
+
+async def test_the_lifespan_starts_and_closes_the_router() -> None:
+    made = WebhookReceiver(SessionRouter(), verifier=SIGNATURE)
+    messages = [{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}]
+    sent = await ask(made, messages, {"type": "lifespan"})
+    assert [m["type"] for m in sent] == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+    assert made.router.closing
+
+
+async def test_a_router_that_does_not_start_fails_the_startup() -> None:
+    class Broken(MemoryStore):
+        async def start(self) -> None:
+            raise OSError("no room")
+
+    made = WebhookReceiver(SessionRouter(Broken()), verifier=SIGNATURE)
+    sent = await ask(made, [{"type": "lifespan.startup"}], {"type": "lifespan"})
+    assert sent == [{"type": "lifespan.startup.failed", "message": "no room"}]
+
+
+async def test_a_websocket_is_closed() -> None:
+    made = WebhookReceiver(SessionRouter(), verifier=SIGNATURE)
+    sent = await ask(made, [{"type": "websocket.connect"}], {"type": "websocket"})
+    assert sent == [{"type": "websocket.close", "code": 1000}]
+    assert await ask(made, [], {"type": "other"}) == []

@@ -1,0 +1,343 @@
+"""The receiver without HTTP: the order of the checks, the replies, the counters, and what the log says."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from aiohttp import ClientSession, web
+from aiohttp.test_utils import TestServer
+from attrs import define, field
+
+from avaturn_async import AvaturnConnectionError, RouterClosedError, ScanStatus, StoreError, StoreFullError
+from avaturn_async.webhooks import (
+    AnyOf,
+    AvatarReady,
+    Event,
+    HmacSha256,
+    MemoryStore,
+    SessionRouter,
+    SharedSecret,
+    UnknownEvent,
+    Unverified,
+    WebhookReceiver,
+    WebhookReply,
+    WebhookRequest,
+    parse_event,
+)
+from avaturn_async.webhooks._outcomes import REPLIES
+
+AVATAR = "0e0e9a3c-5d5a-4f43-9a55-2d9c3f0c8a11"
+BODY = b'{"event": "avatar.ready", "avatar_id": "%s"}' % AVATAR.encode()
+SECRET = "hush-0123456789abcdef"
+SIGNATURE = HmacSha256(SECRET, header="X-Signature")
+
+
+def request(
+    body: bytes = BODY, *, method: str = "POST", signed: bool = True, **headers: str
+) -> WebhookRequest:
+    made = SIGNATURE.sign(body) if signed else {}
+    pairs = {**made, **{k.replace("_", "-"): v for k, v in headers.items()}}
+    return WebhookRequest(
+        method=method,
+        headers=tuple((k.encode(), v.encode()) for k, v in pairs.items()),
+        body=body,
+        peer="192.0.2.7",
+    )
+
+
+def receiver(router: SessionRouter | None = None, **options: Any) -> WebhookReceiver:
+    return WebhookReceiver(router or SessionRouter(), verifier=SIGNATURE, **options)
+
+
+@define
+class Confirm:
+    """A confirmation that answers what the test says."""
+
+    answer: Any
+    asked: list[Event] = field(factory=list[Event])
+
+    async def check(self, event: Event) -> Event | None:
+        self.asked.append(event)
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        result: Event | None = event if self.answer == "same" else self.answer
+        return result
+
+
+async def test_a_good_one_is_stored_and_the_same_again_is_a_duplicate() -> None:
+    made = receiver()
+    assert await made.receive(request()) == WebhookReply(status=200)
+    assert await made.receive(request()) == WebhookReply(status=200)
+    assert {k: v for k, v in made.outcomes.items() if v} == {"stored": 1, "duplicate": 1}
+    event = await made.router.wait_for(AvatarReady, avatar_id=AVATAR, timeout=0)
+    assert event.raw["event"] == "avatar.ready"
+    await made.router.close()
+
+
+async def test_each_check_comes_before_the_next_more_costly_one() -> None:
+    """A request that is wrong in every way is told the first; mended step by step, the next."""
+    made = receiver(max_body=100)
+    wrong = {
+        "method": "GET",
+        "signed": False,
+        "Content_Length": "101",
+        "Content_Encoding": "gzip",
+        "Content_Type": "text/plain",
+    }
+    body = b"["
+    seen: list[int] = []
+    for mend in (
+        "",
+        "method",
+        "Content_Length",
+        "Content_Encoding",
+        "closing",
+        "signed",
+        "Content_Type",
+        "body",
+    ):
+        wrong.pop(mend, None)
+        if mend == "body":
+            body = BODY
+        made.router._inbox.closing = mend in {"", "method", "Content_Length", "Content_Encoding"}
+        options: Any = wrong
+        seen.append((await made.receive(request(body, **options))).status)
+    assert seen == [405, 413, 415, 503, 401, 415, 400, 200]
+    await made.router.close()
+
+
+@pytest.mark.parametrize("outcome", REPLIES)
+def test_every_reply_is_empty_and_says_no_more_than_it_must(outcome: str) -> None:
+    reply = REPLIES[outcome]
+    assert reply.body == b""
+    headers = dict(reply.headers)
+    assert (reply.status == 405) == (headers.get("Allow") == "POST")
+    assert (reply.status == 503) == ("Retry-After" in headers)
+    assert set(headers) <= {"Allow", "Retry-After", "Connection"}
+
+
+async def test_a_body_that_is_too_large_is_refused_also_when_nothing_declares_it() -> None:
+    made = receiver(max_body=len(BODY) - 1)
+    assert (await made.receive(request())).status == 413
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome"),
+    [
+        (StoreFullError("full"), "store_full"),
+        (StoreError("away"), "store_away"),
+        (RouterClosedError("closed"), "closing"),
+        (ValueError(SECRET), "failed"),
+    ],
+)
+async def test_a_store_that_cannot_take_it_has_the_sender_come_again(
+    error: Exception, outcome: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken(MemoryStore):
+        async def append(self, _: Any) -> int:
+            raise error
+
+    made = receiver(SessionRouter(Broken()))
+    reply = await made.receive(request())
+    assert (reply.status, dict(reply.headers)) == (503, {"Retry-After": "5"})
+    assert made.outcomes[outcome] == 1
+    assert SECRET not in caplog.text
+
+
+async def test_a_full_store_is_a_503_and_takes_it_when_there_is_room() -> None:
+    clock = [0.0]
+    router = SessionRouter(MemoryStore(max_events=1, ttl=10, clock=lambda: clock[0]))
+    made = receiver(router)
+    assert (await made.receive(request())).status == 200
+    other = b'{"event": "x"}'
+    assert (await made.receive(request(other))).status == 503
+    clock[0] = 10.1
+    assert (await made.receive(request(other))).status == 200
+    await router.close()
+
+
+async def test_a_verifier_that_is_broken_is_a_503_and_not_a_500() -> None:
+    class Broken(HmacSha256):
+        def verify(self, request: WebhookRequest) -> None:
+            raise ZeroDivisionError(request)
+
+    made = WebhookReceiver(SessionRouter(), verifier=Broken(SECRET, header="X"))
+    assert (await made.receive(request())).status == 503
+    assert made.outcomes["failed"] == 1
+
+
+async def test_a_confirmed_event_is_stored_as_the_api_has_it() -> None:
+    believed = AvatarReady(avatar_id=parse_event(BODY).avatar_id or 0, status=ScanStatus.FAILED)  # type: ignore[arg-type]
+    confirm = Confirm(believed)
+    made = receiver(confirm=confirm)
+    assert (await made.receive(request())).status == 200
+    assert (await made.router.wait_for(AvatarReady, avatar_id=AVATAR, timeout=0)).status == "failed"
+    # A duplicate is not asked about again.
+    assert (await made.receive(request())).status == 200
+    assert len(confirm.asked) == 1
+    assert made.outcomes["duplicate"] == 1
+    await made.router.close()
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "outcome"),
+    [("same", 200, "stored"), (None, 200, "refuted"), (AvaturnConnectionError("away"), 503, "unconfirmed")],
+)
+async def test_what_the_confirmation_says_decides(answer: Any, status: int, outcome: str) -> None:
+    made = receiver(confirm=Confirm(answer))
+    assert (await made.receive(request())).status == status
+    assert made.outcomes[outcome] == 1
+    sizes = await (await made.router._inbox.ready()).sizes()
+    assert sizes["events"] == (1 if outcome == "stored" else 0)
+    await made.router.close()
+
+
+async def test_drift_is_kept_and_logged_without_what_was_posted(caplog: pytest.LogCaptureFixture) -> None:
+    made = receiver()
+    drifted = b'{"event": "export.ready", "avatar_id": "%s", "status": "hush"}' % AVATAR.encode()
+    assert (await made.receive(request(drifted))).status == 200
+    event = await made.router.wait_for(UnknownEvent, avatar_id=AVATAR, timeout=0)
+    assert event.problems == ("missing $.user_id",)
+    assert "webhook of another shape: missing $.user_id" in caplog.text
+    assert "hush" not in caplog.text
+    await made.router.close()
+
+
+async def test_a_delivery_id_that_was_signed_makes_the_duplicate() -> None:
+    class WithId(SharedSecret):
+        def verify(self, request: WebhookRequest) -> str:  # type: ignore[override]
+            super().verify(request)
+            return request.values(b"x-id")[0].decode()
+
+    verifier = WithId(SECRET, header="X-Secret")
+    made = WebhookReceiver(SessionRouter(), verifier=verifier)
+    for body, id_ in ((BODY, "1"), (BODY + b" ", "1"), (BODY, "2")):
+        await made.receive(request(body, X_Secret=SECRET, X_Id=id_))
+    assert (made.outcomes["stored"], made.outcomes["duplicate"]) == (2, 1)
+    await made.router.close()
+
+
+async def test_too_many_in_flight_are_told_to_come_again() -> None:
+    gate = asyncio.Event()
+
+    class Slow(MemoryStore):
+        async def append(self, arrival: Any) -> int:
+            await gate.wait()
+            return await super().append(arrival)
+
+    made = receiver(SessionRouter(Slow()), max_in_flight=2)
+    running = [asyncio.create_task(made.receive(request(BODY + b" " * n))) for n in range(2)]
+    await asyncio.sleep(0)
+    assert (await made.receive(request())).status == 503
+    assert made.outcomes["busy"] == 1
+    gate.set()
+    assert [(await r).status for r in running] == [200, 200]
+    assert (await made.receive(request(BODY + b"   "))).status == 200
+    await made.router.close()
+
+
+async def test_a_flood_logs_a_line_a_second_for_each_reason_and_says_how_many_it_kept_back(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    clock = [0.0]
+    made = receiver(clock=lambda: clock[0])
+    for tick in range(1000):
+        clock[0] = tick / 400
+        await made.receive(request(signed=False))
+        await made.receive(request(method="GET"))
+    lines = [r.getMessage() for r in caplog.records if r.name == "avaturn_async.webhooks"]
+    assert len(lines) == 6
+    length = len(BODY)
+    assert lines[0] == (
+        f"webhook not_authentic, 401: header x-signature missing (from 192.0.2.7, {length} bytes, 0 more like it kept back)"
+    )
+    assert [line.split(" bytes, ")[1] for line in lines[::2]] == [
+        "0 more like it kept back)",
+        "399 more like it kept back)",
+        "399 more like it kept back)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "complaint"),
+    [
+        ({"verifier": Unverified()}, ValueError, "ConfirmByApi"),
+        ({"verifier": AnyOf(Unverified(), SIGNATURE)}, ValueError, "ConfirmByApi"),
+        ({"verifier": "secret"}, TypeError, "verifier must have"),
+        ({"verifier": None}, TypeError, "verifier must have"),
+        ({}, TypeError, "verifier"),
+        ({"verifier": SIGNATURE, "max_body": 0}, ValueError, "above zero"),
+        ({"verifier": SIGNATURE, "read_timeout": -1}, ValueError, "above zero"),
+        ({"verifier": SIGNATURE, "max_in_flight": 0}, ValueError, "above zero"),
+    ],
+)
+def test_misuse_fails_at_construction(options: dict[str, Any], kind: type[Exception], complaint: str) -> None:
+    with pytest.raises(kind, match=complaint):
+        WebhookReceiver(SessionRouter(), **options)
+
+
+def test_unverified_is_taken_together_with_a_confirmation() -> None:
+    WebhookReceiver(SessionRouter(), verifier=Unverified(), confirm=Confirm(None))
+
+
+@pytest.mark.parametrize("body", ["text", {"event": "x"}, None, [1]])
+def test_a_body_that_was_parsed_already_is_refused_with_the_remedy(body: Any) -> None:
+    with pytest.raises(TypeError, match="raw bytes of the request"):
+        WebhookRequest(method="POST", headers=(), body=body)
+
+
+def test_headers_are_pairs_of_bytes() -> None:
+    wrong: Any = (("X", "y"),)
+    with pytest.raises(TypeError, match="pairs of bytes"):
+        WebhookRequest(method="POST", headers=wrong, body=b"")
+    made = WebhookRequest(method="POST", headers=((b"X-A", b"1"), (b"x-a", b"2")), body=bytearray(b"x"))  # type: ignore[arg-type]
+    assert made.values(b"x-A") == [b"1", b"2"]
+    assert made.body == b"x"
+
+
+async def test_a_request_shows_neither_headers_nor_body_nor_query() -> None:
+    made = WebhookRequest(method="POST", headers=((b"X", b"hush"),), body=b"hush", query="key=hush", peer="p")
+    assert repr(made) == "WebhookRequest(method='POST', peer='p')"
+
+
+async def test_closing_the_app_lets_running_webhooks_finish_and_tells_late_ones_to_come_again() -> None:
+    gate, entered = asyncio.Event(), asyncio.Event()
+
+    class Slow(MemoryStore):
+        async def append(self, arrival: Any) -> int:
+            entered.set()
+            await gate.wait()
+            return await super().append(arrival)
+
+    made = receiver(SessionRouter(Slow()))
+    app = web.Application()
+    made.add_to(app, "/hook")
+    server = TestServer(app)
+    await server.start_server()
+    async with ClientSession(headers={"Content-Type": "application/json"}) as http:
+        running = asyncio.create_task(
+            http.post(server.make_url("/hook"), data=BODY, headers=SIGNATURE.sign(BODY))
+        )
+        await entered.wait()
+        made.router._inbox.refuse()
+        async with http.post(server.make_url("/hook"), data=BODY, headers=SIGNATURE.sign(BODY)) as late:
+            assert (late.status, late.headers["Retry-After"]) == (503, "5")
+        gate.set()
+        async with await running as response:
+            assert response.status == 200
+    await server.close()
+
+
+async def test_add_post_alone_is_enough() -> None:
+    made = receiver()
+    app = web.Application()
+    app.router.add_post("/hook", made.handle)
+    async with TestServer(app) as server, ClientSession() as http:
+        headers = {**SIGNATURE.sign(BODY), "Content-Type": "application/json"}
+        async with http.post(server.make_url("/hook"), data=BODY, headers=headers) as response:
+            assert response.status == 200
+        async with http.get(server.make_url("/hook")) as response:
+            assert response.status == 405
+    await made.router.close()
