@@ -116,6 +116,11 @@ _ANSWERS: list[tuple[str, int, dict[str, Any]]] = [
     ("get_customization", 422, {"path": {"avatar_id": "5"}}),
     ("set_customization", 202, {"json": {}}),
     ("set_customization", 202, {"json": {"assets": _SLOT, "body": "body_2"}}),
+    (
+        "set_customization",
+        202,
+        {"json": {"assets": {"hair_and_headwear": {"id": _ASSET["cap"], "color": None}}}},
+    ),
     ("set_customization", 202, {"json": {}, "path": {"avatar_id": "{pending}"}}),
     ("set_customization", 404, {"json": {}, "path": {"avatar_id": "{unknown}"}}),
     ("set_customization", 409, {"json": {"assets": {"footwear": {"id": _ASSET["hoodie"]}}}}),
