@@ -6,7 +6,6 @@ import hashlib
 import re
 from functools import partial
 from typing import cast
-from uuid import UUID
 
 from attrs import frozen
 
@@ -29,7 +28,7 @@ class Files:
 
     def upload(self, request: RecordedRequest, avatar_id: str) -> Reply:
         """POST to an upload URL. An answer of JSON with a ``status`` is all that is known of it."""
-        avatar = self.world.avatars.get(UUID(avatar_id))
+        avatar = self.world.find_avatar(avatar_id)
         if avatar is None or avatar.upload_key is None or request.query.get("signature") != avatar.upload_key:
             raise Refused(403, "The upload URL is not valid")
         if avatar.status != "pending":

@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Self
 from uuid import UUID
-
-from aiohttp import web
 
 from avaturn_async.models import as_uuid
 from avaturn_async.testing._api import Api, check_assets
 from avaturn_async.testing._background import Background
+from avaturn_async.testing._faults import NO_RETRIES, Failing, Fault, WebhookFault
 from avaturn_async.testing._files import Files
+from avaturn_async.testing._http import Http
 from avaturn_async.testing._page import Page
-from avaturn_async.testing._requests import RecordedRequest, Refused, Reply, parse_body
-from avaturn_async.testing._routes import Route, find_route, make_routes
+from avaturn_async.testing._requests import RecordedRequest, Refused
+from avaturn_async.testing._routes import make_routes
 from avaturn_async.testing._tasks import Tasks
 from avaturn_async.testing._webhooks import Delivery, Signer, Webhooks
 from avaturn_async.testing._world import World
 
 if TYPE_CHECKING:
     from types import TracebackType
-
-_LARGEST_BODY = 256 * 1024 * 1024
 
 
 class FakeAvaturn:
@@ -50,6 +49,8 @@ class FakeAvaturn:
         clock: Seconds, for temporary URLs.
         sleep: Waits some seconds.
         webhook_timeout: Seconds that the receiver of a webhook has for its answer.
+        webhook_retries: Seconds before each further attempt at a webhook that was not answered with a 2xx:
+            ``NO_RETRIES``, ``SLACK_LIKE``, ``SVIX_LIKE``, or your own.
         host: The address to listen on.
         port: The port to listen on; by default a free one.
     """
@@ -68,14 +69,20 @@ class FakeAvaturn:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
         webhook_timeout: float = 10.0,
+        webhook_retries: Sequence[float] = NO_RETRIES,
         host: str = "127.0.0.1",
         port: int = 0,
     ) -> None:
-        self._token = token
         self._address = (host, port)
-        self._runner: web.AppRunner | None = None
         self._background = Background()
-        self._webhooks = Webhooks(url=webhook_url, signer=sign, timeout=webhook_timeout)
+        self._webhooks = Webhooks(
+            url=webhook_url,
+            signer=sign,
+            timeout=webhook_timeout,
+            retries=webhook_retries,
+            background=self._background,
+            sleep=sleep,
+        )
         # A seed is for tests; without one, credentials are not to be guessed.
         rng = random.SystemRandom() if seed is None else random.Random(seed)  # noqa: S311 - asked for
         self._world = World(rng=rng, clock=clock, url_ttl=url_ttl)
@@ -87,15 +94,12 @@ class FakeAvaturn:
             session_id_everywhere=session_id_in_all_events,
             glb=glb,
         )
-        self._routes = make_routes(
+        routes = make_routes(
             Api(world=self._world, tasks=self._tasks),
             Files(world=self._world, tasks=self._tasks),
             Page(world=self._world),
         )
-        self.requests: list[RecordedRequest] = []
-        """Every request, in the order of arrival."""
-        self.complaints: list[str] = []
-        """What a client did that works but is wrong, such as a token sent to an upload URL."""
+        self._http = Http(routes=routes, token=token, background=self._background, sleep=sleep)
 
     @property
     def url(self) -> str:
@@ -130,14 +134,18 @@ class FakeAvaturn:
         """Every attempt to deliver a webhook, with the status that it was answered."""
         return self._webhooks.deliveries
 
+    @property
+    def requests(self) -> list[RecordedRequest]:
+        """Every request, in the order of arrival."""
+        return self._http.requests
+
+    @property
+    def complaints(self) -> list[str]:
+        """What a client did that works but is wrong, such as a token sent to an upload URL."""
+        return self._http.complaints
+
     async def __aenter__(self) -> Self:
-        app = web.Application(client_max_size=_LARGEST_BODY)
-        app.router.add_route("*", "/{path:.*}", self._handle)
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
-        await self._runner.setup()
-        host, port = self._address
-        await web.TCPSite(self._runner, host, port).start()
-        self._world.url = f"http://{host}:{self._runner.addresses[0][1]}"
+        self._world.url = await self._http.start(*self._address)
         return self
 
     async def __aexit__(
@@ -146,16 +154,16 @@ class FakeAvaturn:
         await self.close()
 
     async def close(self) -> None:
-        """Stop: what runs in the background is cancelled. Twice is fine."""
-        runner, self._runner = self._runner, None
+        """Stop: what runs in the background is cancelled, what stalls is let go. Twice is fine."""
+        await self._http.close()
         await self._background.close()
-        if runner is not None:
-            await runner.cleanup()
         await self._webhooks.close()
 
     async def settle(self) -> None:
-        """Wait until nothing is being processed and every webhook was answered."""
+        """Wait until nothing is being processed and every webhook, also a held one, was answered."""
         await self._background.settle()
+        while await self._webhooks.send_held():
+            await self._background.settle()
 
     async def finish_session(
         self, session_id: UUID | str, *, customization: dict[str, Any] | None = None, wait: bool = True
@@ -191,6 +199,46 @@ class FakeAvaturn:
             await asyncio.shield(task)
         return avatar.id
 
+    def expire_urls(self) -> None:
+        """Let every temporary URL that was given out expire now."""
+        for file in self._world.files.values():
+            file.expires_at = -math.inf
+
+    def fail(
+        self, fault: Fault, *, path: str = "*", method: str | None = None, times: int | None = 1
+    ) -> Failing:
+        """Let something go wrong with the next requests.
+
+        Args:
+            fault: What.
+            path: The path of those requests, as a shell pattern: ``/api/v1/exports/new``, ``/files/*``,
+                ``/upload/*``. By default every path.
+            method: Their HTTP method; by default any.
+            times: How many of them; None for all.
+
+        Returns:
+            The plan, which says how often the fault has struck and can be stopped.
+        """
+        return self._http.faults.add(fault, method=method, path=path, times=times)
+
+    def release(self) -> None:
+        """Let every answer that stalls go on."""
+        self._http.release()
+
+    def fail_webhooks(self, fault: WebhookFault, *, event: str | None = None, times: int = 1) -> None:
+        """Let something go wrong with the next webhooks.
+
+        Args:
+            fault: What.
+            event: Only with this event, such as ``export.ready``.
+            times: How many of them.
+        """
+        self._webhooks.faults += [(fault, event)] * times
+
+    async def resend(self, *, everything: bool = False) -> None:
+        """Send the webhooks once more that no receiver accepted, or all of them."""
+        await self._webhooks.resend(everything=everything)
+
     def fail_tasks(self, kind: str, *, times: int = 1) -> None:
         """Let the next avatars, exports or renders end as failed.
 
@@ -204,51 +252,3 @@ class FakeAvaturn:
         if kind not in {"avatar", "export", "render"}:
             raise ValueError(f"kind must be avatar, export or render, not {kind!r}")
         self._tasks.failures[kind] += times
-
-    async def _handle(self, request: web.Request) -> web.StreamResponse:
-        body = await request.read()
-        recorded = RecordedRequest(
-            method=request.method,
-            path=request.path,
-            raw_path=request.raw_path,
-            query=request.query,
-            headers=request.headers,
-            body=body,
-            parsed=parse_body(request.headers.get("Content-Type", ""), body),
-        )
-        self.requests.append(recorded)
-        try:
-            route, parameters = find_route(self._routes, recorded)
-            self._check_token(route, recorded)
-            reply = route.answer(recorded, **parameters)
-        except Refused as refused:
-            reply = refused.reply
-        return await self._send(request, reply)
-
-    def _check_token(self, route: Route, request: RecordedRequest) -> None:
-        """401 without the token where it is wanted; its body is an assumption."""
-        header = request.headers.get("Authorization", "")
-        scheme, _, token = header.partition(" ")
-        if not route.wants_token:
-            if header:
-                self.complaints.append(f"{request.method} {request.path}: a token came where none is wanted")
-        elif scheme.lower() != "bearer" or not token or self._token not in {None, token}:
-            raise Refused(401, "Not authenticated")
-
-    async def _send(self, request: web.Request, reply: Reply) -> web.StreamResponse:
-        response = web.Response(status=reply.status, body=reply.body, headers=reply.headers)
-        if reply.then is None:
-            return response
-        sent = asyncio.Event()
-        self._background.spawn(self._later(sent, reply.then))
-        try:
-            await response.prepare(request)
-            await response.write_eof()
-        finally:
-            sent.set()
-        return response
-
-    async def _later(self, sent: asyncio.Event, job: Callable[[], Awaitable[None]]) -> None:
-        """Work that is known to settle() from the start, and begins when the answer is out."""
-        await sent.wait()
-        await job()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
 import aiohttp
 from attrs import define, field, frozen
 
-_JSON = {"Content-Type": "application/json"}
+from avaturn_async.testing._background import Background
+from avaturn_async.testing._faults import WebhookFault
 
 
 class Signer(Protocol):
@@ -42,6 +45,16 @@ class Delivery:
         return self.status is not None and 200 <= self.status < 300  # noqa: PLR2004 - HTTP
 
 
+@define(kw_only=True, eq=False)
+class _Message:
+    """An event on its way to the receiver."""
+
+    id: str
+    event: dict[str, Any]
+    attempts: int = 0
+    accepted: bool = False
+
+
 @define(kw_only=True)
 class Webhooks:
     """Sends webhooks to the registered URL, if there is one."""
@@ -49,37 +62,97 @@ class Webhooks:
     url: str | None = field(repr=False)
     signer: Signer | None
     timeout: float
+    retries: Sequence[float]
+    """Seconds before each further attempt at a webhook that was not accepted."""
+    background: Background
+    sleep: Callable[[float], Awaitable[object]]
     events: list[dict[str, Any]] = field(factory=list[dict[str, Any]])
     deliveries: list[Delivery] = field(factory=list[Delivery])
-    http: aiohttp.ClientSession | None = None
+    faults: list[tuple[WebhookFault, str | None]] = field(factory=list[tuple[WebhookFault, str | None]])
+    _messages: list[_Message] = field(init=False, factory=list[_Message])
+    _held: list[_Message] = field(init=False, factory=list[_Message])
+    _http: aiohttp.ClientSession | None = field(init=False, default=None)
 
     async def send(self, event: dict[str, Any], *, id: str) -> None:  # noqa: A002 - the name in the design
-        """Make an event known; returns after the first attempt to deliver it."""
+        """Make an event known. Returns after the first attempt to deliver it, if it is not late or held."""
+        message = _Message(id=id, event=event)
         self.events.append(event)
-        body = json.dumps(event, separators=(",", ":")).encode()
-        if self.url is not None:
-            await self._attempt(self.url, event, body, id, attempt=1)
+        self._messages.append(message)
+        fault = self._fault(event["event"])
+        if fault.held:
+            self._held.append(message)
+        elif fault.delay:
+            self.background.spawn(self._send_late(message, fault.delay))
+        else:
+            await asyncio.gather(*(self._deliver(message) for _ in range(fault.copies)))
+            await self.send_held()
 
-    async def _attempt(self, url: str, event: dict[str, Any], body: bytes, id_: str, *, attempt: int) -> bool:
-        headers = dict(_JSON)
-        if self.signer is not None:
-            headers |= self.signer.sign(body, id=id_)
-        status = await self._post(url, body, headers)
-        delivery = Delivery(id=id_, attempt=attempt, event=event, body=body, headers=headers, status=status)
-        self.deliveries.append(delivery)
-        return delivery.accepted
+    async def send_held(self) -> bool:
+        """Send what was held back; whether there was something."""
+        held, self._held = self._held, []
+        for message in held:
+            await self._deliver(message)
+        return bool(held)
 
-    async def _post(self, url: str, body: bytes, headers: dict[str, str]) -> int | None:
-        if self.http is None:
-            self.http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=self.timeout))
-        try:
-            async with self.http.post(url, data=body, headers=headers, allow_redirects=False) as response:
-                return response.status
-        except (TimeoutError, aiohttp.ClientError):
-            return None
+    async def resend(self, *, everything: bool) -> None:
+        """Send once more what was not accepted, or everything that there was."""
+        for message in list(self._messages):
+            if everything or not message.accepted:
+                await self._deliver(message)
 
     async def close(self) -> None:
         """Close the connections to the receiver."""
-        if self.http is not None:
-            await self.http.close()
-            self.http = None
+        if self._http is not None:
+            await self._http.close()
+            self._http = None
+
+    def _fault(self, name: str) -> WebhookFault:
+        for planned in self.faults:
+            if planned[1] in {None, name}:
+                self.faults.remove(planned)
+                return planned[0]
+        return WebhookFault()
+
+    async def _send_late(self, message: _Message, seconds: float) -> None:
+        await self.sleep(seconds)
+        await self._deliver(message)
+
+    async def _deliver(self, message: _Message) -> None:
+        """One attempt now; if it is not accepted, the others follow in the background."""
+        accepted = self.url is None or await self._attempt(self.url, message)
+        if not accepted and self.retries:
+            self.background.spawn(self._retry(message))
+
+    async def _retry(self, message: _Message) -> None:
+        for seconds in self.retries:
+            await self.sleep(seconds)
+            if self.url is None or await self._attempt(self.url, message):
+                return
+
+    async def _attempt(self, url: str, message: _Message) -> bool:
+        message.attempts += 1
+        attempt = message.attempts
+        body = json.dumps(message.event, separators=(",", ":")).encode()
+        headers = {"Content-Type": "application/json"}
+        if self.signer is not None:
+            headers |= self.signer.sign(body, id=message.id)
+        delivery = Delivery(
+            id=message.id,
+            attempt=attempt,
+            event=message.event,
+            body=body,
+            headers=headers,
+            status=await self._post(url, body, headers),
+        )
+        self.deliveries.append(delivery)
+        message.accepted = message.accepted or delivery.accepted
+        return delivery.accepted
+
+    async def _post(self, url: str, body: bytes, headers: dict[str, str]) -> int | None:
+        if self._http is None:
+            self._http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=self.timeout))
+        try:
+            async with self._http.post(url, data=body, headers=headers, allow_redirects=False) as response:
+                return response.status
+        except (TimeoutError, aiohttp.ClientError):
+            return None

@@ -119,6 +119,10 @@ class World:
         self.avatars[avatar.id] = avatar
         return avatar
 
+    def find_avatar(self, text: str) -> FakeAvatar | None:
+        """The avatar with this id, if the text is one."""
+        return next((a for a in self.avatars.values() if str(a.id) == text.lower()), None)
+
     def avatars_of(self, user_id: str) -> list[FakeAvatar]:
         """The avatars of a user, oldest first."""
         return [a for a in self.avatars.values() if a.user_id == user_id]
