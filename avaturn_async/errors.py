@@ -183,6 +183,16 @@ class TaskFailedError(AvaturnError):
 class TransferError(AvaturnError):
     """A photo or a file did not get across: refused address, cut, expired or too large."""
 
+    status: int | None
+    """HTTP status code of the answer, if that is the reason."""
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message, status)
+        self.status = status
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
 
 class UnknownSessionError(AvaturnError, KeyError):
     """Nobody opened that session through this router, or it is past its time to live."""

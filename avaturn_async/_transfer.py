@@ -1,0 +1,179 @@
+"""Photos up and files down, for AvaturnClient: what callers pass is checked here, before anything is sent."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random as random_module
+import ssl
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+
+import aiohttp
+from aiohttp.abc import AbstractResolver
+from yarl import URL
+
+from avaturn_async import _download, _upload
+from avaturn_async._arguments import seconds
+from avaturn_async._files import Part, target_of
+from avaturn_async._photos import Photo, Photos
+from avaturn_async._retry import RetryPolicy
+from avaturn_async._threads import in_thread
+from avaturn_async._wire import Attempts, Wire
+from avaturn_async.models import BodyType
+
+__all__ = ["Photo", "Transfers"]
+
+
+class Transfers:
+    """The transfers of one client, over ClientSessions of their own.
+
+    Args:
+        retry: How often and how patiently a transfer is begun again.
+        timeout: Seconds of silence, in either direction, until a transfer fails.
+        base_url: The API; a URL of its origin is always taken.
+        allow_private_urls: Whether plain http and private addresses are fine.
+        trace_configs: aiohttp's TraceConfigs for the sessions.
+        resolver: Resolves the names of hosts; by default aiohttp's own.
+        ssl_context: Decides which certificates are good; by default aiohttp's own.
+        sleep: Sleeps between attempts.
+        random: Gives a number from 0 up to 1.
+        clock: The time, in seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        *,
+        retry: RetryPolicy,
+        timeout: float,
+        base_url: URL,
+        allow_private_urls: bool,
+        trace_configs: Sequence[aiohttp.TraceConfig] = (),
+        resolver: AbstractResolver | None = None,
+        ssl_context: ssl.SSLContext | None = None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        random: Callable[[], float] = random_module.random,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._retry = retry
+        self._timeout = seconds(timeout)
+        self._sleep = sleep
+        self._random = random
+        self._clock = clock
+        self._wire = Wire(
+            base_url=base_url,
+            allow_private_urls=allow_private_urls,
+            trace_configs=trace_configs,
+            resolver=resolver,
+            ssl_context=ssl_context,
+        )
+
+    async def close(self) -> None:
+        """Close the connections. Twice is fine."""
+        await self._wire.close()
+
+    async def upload_photos(
+        self,
+        upload_url: str,
+        *,
+        frontal: Photo,
+        side_1: Photo,
+        side_2: Photo,
+        body_type: BodyType | str,
+        telephoto: bool = False,
+        on_progress: _upload.Progress | None = None,
+        timeout: float | None = None,
+    ) -> None:
+        """Send the photos of a new avatar to the ``upload_url`` that came with it.
+
+        They are streamed, and sent once: again only when there was no connection at all.
+
+        Args:
+            upload_url: The URL; a credential by itself, so no token goes there.
+            frontal: The face from the front: a path, the bytes of an image file, or such a file, open for
+                binary reading and seekable. A file is read from its position on, and put back there.
+            side_1: The face from one side.
+            side_2: The face from the other side.
+            body_type: ``male`` or ``female``.
+            telephoto: Whether the photos were taken with a telephoto lens.
+            on_progress: Called with the bytes sent and the bytes in all; what it raises ends the upload.
+            timeout: Seconds of silence, in either direction, until it fails; by default the client's timeout.
+
+        Raises:
+            ValueError: A photo is none, or another argument makes no sense; nothing was sent.
+            TransferError: The address is refused, or the server said no (``status``).
+            AvaturnConnectionError: No usable answer; AvaturnTimeoutError after silence. The photos may have
+                arrived.
+            AvaturnDecodeError: The answer is no JSON.
+        """
+        url = self._wire.checked("upload_url", upload_url)
+        limit = self._limit(timeout)
+        if body_type not in ("male", "female"):
+            raise ValueError('body_type must be "male" or "female"')
+        if type(telephoto) is not bool:
+            raise ValueError("telephoto must be True or False")
+        photos = Photos()
+        try:
+            await in_thread(photos.open, {"frontal": frontal, "side_1": side_1, "side_2": side_2})
+            form = _upload.Form(photos, body_type=str(body_type), telephoto=telephoto)
+            attempts = self._attempts()
+            await _upload.upload(
+                self._wire, url, form, limit=limit, on_progress=on_progress, attempts=attempts
+            )
+        finally:
+            await in_thread(photos.close)
+
+    async def download(
+        self,
+        url: str,
+        destination: str | os.PathLike[str],
+        *,
+        on_progress: _download.Progress | None = None,
+        max_bytes: int | None = None,
+        timeout: float | None = None,
+    ) -> Path:
+        """Fetch the file behind a result URL.
+
+        It is streamed into a temporary file beside its destination, which is renamed when it is whole and on
+        the disk. After a cut it is resumed, or begun again, within the retry policy.
+
+        Args:
+            url: The URL.
+            destination: The file to make or replace, or a directory, where it gets a safe name from the URL.
+            on_progress: Called with the bytes that are here and those in all, None while nobody knows; what
+                it raises ends the download. A download that is begun again counts from 0 again.
+            max_bytes: The largest size that is taken.
+            timeout: Seconds of silence until an attempt fails; by default the client's timeout.
+
+        Returns:
+            The file.
+
+        Raises:
+            ValueError: An argument makes no sense; nothing was sent.
+            TransferError: The file did not get across: a refused address, an expired URL or another status
+                (``status``), a cut, too large, or no GLB or image though it was announced as one.
+            AvaturnConnectionError: No usable answer; AvaturnTimeoutError after silence.
+            OSError: The file could not be written.
+        """
+        checked = self._wire.checked("url", url)
+        limit = self._limit(timeout)
+        if max_bytes is not None and (type(max_bytes) is not int or max_bytes < 1):
+            raise ValueError(f"max_bytes must be a whole number from 1 up, not {max_bytes!r}")
+        target = await in_thread(target_of, destination, checked.raw_path)
+        part = Part(target)
+        try:
+            await in_thread(part.open)
+            download = _download.Download(
+                self._wire, checked, part, limit=limit, max_bytes=max_bytes, on_progress=on_progress
+            )
+            await download.run(self._attempts())
+        finally:
+            await in_thread(part.discard)
+        return target
+
+    def _limit(self, timeout: float | None) -> float:
+        return self._timeout if timeout is None else seconds(timeout)
+
+    def _attempts(self) -> Attempts:
+        return Attempts(self._retry, sleep=self._sleep, random=self._random, clock=self._clock)
