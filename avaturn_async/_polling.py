@@ -6,7 +6,7 @@ import asyncio
 import logging
 import math
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable
 from contextlib import asynccontextmanager
 from typing import Any, Generic, TypeVar
 from weakref import WeakKeyDictionary
@@ -58,7 +58,7 @@ class PollPolicy:
 
 
 @asynccontextmanager
-async def deadline_of(timeout: float, complaint: str) -> AsyncIterator[None]:
+async def deadline_of(timeout: float, complaint: str) -> AsyncGenerator[None]:
     if type(timeout) not in (int, float) or not math.isfinite(timeout) or timeout < 0:
         raise ValueError(f"timeout must be a number of seconds from 0 up, not {timeout!r}")
     limit = asyncio.timeout(timeout)

@@ -9,14 +9,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 __all__ = ["progress_bar"]
 
 
 @contextmanager
-def progress_bar(label: str) -> Iterator[Callable[[int, int | None], None] | None]:
+def progress_bar(label: str) -> Generator[Callable[[int, int | None], None] | None]:
     """A callback for ``on_progress=`` that draws a bar on standard error.
 
     Gives None, which draws nothing, when standard error is no terminal or the extra ``cli`` (rich) is not

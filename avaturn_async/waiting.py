@@ -8,8 +8,9 @@ for the same thing with the same client, one loop asks for it.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
 from avaturn_async._polling import PollPolicy, deadline_of, first, polled
@@ -19,7 +20,7 @@ from avaturn_async.models import Avatar, Export, ScanStatus, TaskStatus, as_uuid
 if TYPE_CHECKING:
     import os
 
-    from avaturn_async._transfer import OnProgress, Photo
+    from avaturn_async._transfer import Photo
     from avaturn_async.client import AvaturnClient
     from avaturn_async.models import BodyType, Customization
     from avaturn_async.webhooks import ExportReady, RenderReady, SessionRouter
@@ -160,7 +161,7 @@ async def export_avatar(
     *,
     timeout: float,
     router: SessionRouter | None = None,
-    on_progress: OnProgress | None = None,
+    on_progress: Callable[[int, int | None], Any] | None = None,
     poll: PollPolicy = _POLL,
 ) -> Path:
     """Export an avatar and download the GLB.
@@ -194,7 +195,7 @@ async def create_avatar(
     timeout: float,
     telephoto: bool = False,
     router: SessionRouter | None = None,
-    on_progress: OnProgress | None = None,
+    on_progress: Callable[[int, int | None], Any] | None = None,
     poll: PollPolicy = _POLL,
 ) -> Avatar:
     """Make an avatar from photos, ready to be rendered and exported.

@@ -77,7 +77,7 @@ async def test_mounted_in_a_framework_under_a_real_server(mount: Any) -> None:
             assert (response.status, response.headers["Allow"]) == (405, "POST")
         async with http.post(hook, data=b"x" * 300_000) as response:
             assert response.status == 413
-        assert await router.wait_for(AvatarReady, avatar_id=AVATAR, timeout=0)
+        assert str((await router.wait_for(AvatarReady, avatar_id=AVATAR, timeout=0)).avatar_id) == AVATAR
     await router.close()
 
 

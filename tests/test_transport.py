@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from email.utils import format_datetime
+from typing import Any
 
 import aiohttp
 import pytest
@@ -418,7 +419,8 @@ async def test_a_wrong_certificate_is_not_tried_again() -> None:
     async def sleep(delay: float) -> None:
         slept.append(delay)
 
-    error = aiohttp.ClientConnectorCertificateError(_Key(), Exception("self-signed"))
+    key: Any = _Key()
+    error = aiohttp.ClientConnectorCertificateError(key, Exception("self-signed"))
     client = AvaturnClient(TOKEN)
     client._transport._sleep = sleep
     async with client:

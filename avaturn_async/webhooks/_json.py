@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 import json
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from avaturn_async.errors import WebhookPayloadError
 
@@ -48,18 +48,19 @@ def strict_json(body: bytes) -> Any:
 
 
 def _check_depth(value: Any) -> None:
-    levels, layer = 0, [value]
+    levels = 0
+    layer: list[Any] = [value]
     while layer:
         below: list[Any] = []
         for item in layer:
-            if isinstance(item, dict):
-                below += item.values()
-            elif isinstance(item, list):
+            if type(item) is dict:
+                below += cast("dict[str, Any]", item).values()
+            elif type(item) is list:
                 below += item
         levels += 1
         if levels > _DEEPEST:
             raise _NotStrictError("nested too deeply")
-        layer = [item for item in below if isinstance(item, dict | list)]
+        layer = [item for item in below if type(item) in (dict, list)]
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 import attrs
@@ -118,9 +118,10 @@ def parse_event(body: bytes) -> Event:
     Raises:
         WebhookPayloadError: It is not strict JSON, not an object, or has no ``event``.
     """
-    raw = strict_json(body)
-    if type(raw) is not dict:
+    value = strict_json(body)
+    if type(value) is not dict:
         raise WebhookPayloadError("not a JSON object")
+    raw = cast("dict[str, Any]", value)
     name = raw.get("event")
     if type(name) is not str:
         raise WebhookPayloadError("no event in it")

@@ -18,7 +18,7 @@ def _raw_headers(headers: Iterable[tuple[Any, Any]]) -> tuple[tuple[bytes, bytes
 
 
 def _raw_body(body: Any) -> bytes:
-    if not isinstance(body, bytes | bytearray | memoryview):
+    if not isinstance(body, bytes | bytearray):
         raise TypeError(
             f"body must be the raw bytes of the request, not {type(body).__name__}: "
             "a signature covers the bytes, and parsing and writing again changes them"

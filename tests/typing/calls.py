@@ -84,6 +84,6 @@ async def beyond_the_ten(client: AvaturnClient, router: SessionRouter, avatar_id
 
 async def what_a_checker_refuses(client: AvaturnClient) -> None:
     await client.new_session(5)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
-    await client.list_user_avatars("u", True)  # type: ignore[misc] # noqa: FBT003 # pyright: ignore[reportCallIssue]
+    await client.list_user_avatars("u", True)  # type: ignore[call-arg] # noqa: FBT003 # pyright: ignore[reportCallIssue]
     await client.new_session("u", {"type": "create"})  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
     await wait_for_render(client, "r", timeout=5)  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
