@@ -26,7 +26,7 @@ def _colored_slot(digits: int) -> checks.Check:
 
 
 _SLOT_CHECKS = dict(zip(SLOTS, (_SLOT, _colored_slot(6), _colored_slot(8), _SLOT), strict=True))
-_CUSTOMIZATION = checks.fields(
+CUSTOMIZATION = checks.fields(
     required={},
     optional={
         "assets": checks.fields(required={}, optional=_SLOT_CHECKS),
@@ -105,7 +105,7 @@ class Api:
 
     def set_customization(self, request: RecordedRequest, avatar_id: str) -> Reply:
         """PUT /api/v1/avatars/{id}/customization. That it replaces the whole is an assumption."""
-        customization = checks.check_body(request, _CUSTOMIZATION)
+        customization = checks.check_body(request, CUSTOMIZATION)
         avatar = self._avatar(avatar_id)
         check_assets(customization.get("assets", {}))
         self.world.customize(avatar, customization)

@@ -9,7 +9,7 @@ from typing import cast
 
 from attrs import frozen
 
-from avaturn_async.testing._checks import Problem, problem
+from avaturn_async.testing._checks import problem
 from avaturn_async.testing._requests import FormFile, RecordedRequest, Refused, Reply, as_json
 from avaturn_async.testing._tasks import Tasks
 from avaturn_async.testing._world import TemporaryFile, World
@@ -33,10 +33,7 @@ class Files:
             raise Refused(403, "The upload URL is not valid")
         if avatar.status != "pending":
             raise Refused(409, "The photos were uploaded before")
-        problems = _problems_of_form(request)
-        if problems:
-            raise Refused(422, problems)
-        avatar.photos = request.parsed
+        avatar.photos = check_form(request)
         avatar.status = "processing"
         return as_json({"status": "processing"}, then=partial(self.tasks.process_avatar, avatar))
 
@@ -50,9 +47,10 @@ class Files:
         return _serve(file, request)
 
 
-def _problems_of_form(request: RecordedRequest) -> list[Problem]:
+def check_form(request: RecordedRequest) -> dict[str, str | FormFile]:
+    """The fields of the photo form; refused if they do not fit."""
     if not request.headers.get("Content-Type", "").startswith("multipart/form-data"):
-        return [problem(("body",), "Input should be a multipart form", "missing")]
+        raise Refused(422, [problem(("body",), "Input should be a multipart form", "missing")])
     form = cast("dict[str, str | FormFile]", request.parsed)
     needed = (*_PHOTOS, "body-type")
     problems = [problem(("body", n), "Field required", "missing") for n in needed if n not in form]
@@ -61,7 +59,9 @@ def _problems_of_form(request: RecordedRequest) -> list[Problem]:
             problems.append(problem(("body", name), "Value should be a file", "value_error"))
         if name in _CHOICES and value not in _CHOICES[name]:
             problems.append(problem(("body", name), f"Input should be one of {_CHOICES[name]}", "enum"))
-    return problems
+    if problems:
+        raise Refused(422, problems)
+    return form
 
 
 def _serve(file: TemporaryFile, request: RecordedRequest) -> Reply:

@@ -43,6 +43,11 @@ def make_routes(api: Api, files: Files, page: Page) -> tuple[Route, ...]:
         _route("GET", "/files/{_avatar_id}/{_name}", files.download),
         _route("HEAD", "/files/{_avatar_id}/{_name}", files.download),
         _route("GET", "/session/{session_id}", page.show),
+        _route("GET", "/session/{session_id}/state", page.state),
+        _route("POST", "/session/{session_id}/photos", page.photos),
+        _route("POST", "/session/{session_id}/edit", page.edit),
+        _route("POST", "/session/{session_id}/finish", page.finish),
+        _route("GET", "/page/{name}", page.part),
     )
 
 

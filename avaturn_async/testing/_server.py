@@ -97,7 +97,7 @@ class FakeAvaturn:
         routes = make_routes(
             Api(world=self._world, tasks=self._tasks),
             Files(world=self._world, tasks=self._tasks),
-            Page(world=self._world),
+            Page(world=self._world, tasks=self._tasks),
         )
         self._http = Http(routes=routes, token=token, background=self._background, sleep=sleep)
 

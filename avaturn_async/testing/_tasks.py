@@ -32,11 +32,19 @@ class Tasks:
     """How many of the next avatars, exports and renders end as failed."""
 
     async def process_avatar(self, avatar: FakeAvatar, session_id: UUID | None = None) -> None:
-        """Make an avatar of photos, or take over what was edited, and send avatar.ready."""
+        """Make an avatar of photos, if it is not there yet, and send avatar.ready."""
         if avatar.status != "ready":
-            avatar.status = "processing"
-            ready = await self._work("avatar")
-            avatar.status = "ready" if ready else "failed"
+            await self.make_avatar(avatar)
+        await self.announce(avatar, session_id)
+
+    async def make_avatar(self, avatar: FakeAvatar) -> None:
+        """Make an avatar of photos."""
+        avatar.status = "processing"
+        ready = await self._work("avatar")
+        avatar.status = "ready" if ready else "failed"
+
+    async def announce(self, avatar: FakeAvatar, session_id: UUID | None) -> None:
+        """Send avatar.ready, which says failed too."""
         if self.world.avatars.get(avatar.id) is not avatar:
             return
         event = {"event": "avatar.ready", "avatar_id": str(avatar.id), "user_id": avatar.user_id}

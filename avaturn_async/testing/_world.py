@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from base64 import b32encode
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import quote
 from uuid import UUID
@@ -30,7 +30,7 @@ class FakeAvatar:
     """The last session that made or edited it."""
     upload_key: str | None = field(default=None, repr=False)
     """The credential in its upload URL, if it is made by direct upload."""
-    photos: dict[str, Any] | None = field(default=None, repr=False)
+    photos: Mapping[str, Any] | None = field(default=None, repr=False)
     """The form that was uploaded."""
 
 
@@ -108,6 +108,10 @@ class World:
         session = FakeSession(id=self.new_id(), user_id=user_id, config=config, key=self.new_key())
         self.sessions[session.id] = session
         return session
+
+    def find_session(self, text: str) -> FakeSession | None:
+        """The session with this id, if the text is one."""
+        return next((s for s in self.sessions.values() if str(s.id) == text.lower()), None)
 
     def session_url(self, session: FakeSession) -> str:
         """The page of a session, with its credential."""

@@ -1,0 +1,97 @@
+"""Runs FakeAvaturn alone: ``python -m avaturn_async.testing``."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+
+from yarl import URL
+
+from avaturn_async.testing._server import FakeAvaturn
+from avaturn_async.webhooks import HmacSha256
+
+_USAGE = """\
+FakeAvaturn listens at {url}
+  export AVATURN_BASE_URL={url} AVATURN_API_TOKEN={token}
+The URL of a session is a page to click through. Ctrl+C ends it."""
+
+
+async def _forever() -> None:
+    await asyncio.Event().wait()
+
+
+def main(argv: Sequence[str] | None = None, *, until: Callable[[], Awaitable[None]] = _forever) -> int:
+    """Run FakeAvaturn until it is interrupted.
+
+    Args:
+        argv: The command line; by default that of the process.
+        until: What is waited for while it runs.
+
+    Returns:
+        The exit code: 0, or 1 if it cannot listen there.
+    """
+    options = _parser().parse_args(argv)
+    try:
+        asyncio.run(_run(options, until))
+    except KeyboardInterrupt:
+        print()  # noqa: T201 - a command; leaves the line with ^C
+    except OSError as error:
+        print(f"cannot listen on {options.host}:{options.port}: {error.strerror}", file=sys.stderr)  # noqa: T201 - a command
+        return 1
+    return 0
+
+
+async def _run(options: argparse.Namespace, until: Callable[[], Awaitable[None]]) -> None:
+    signer = HmacSha256(options.secret, header=options.signature_header) if options.secret else None
+    async with FakeAvaturn(
+        options.webhook_url,
+        signer,
+        token=options.token,
+        processing_delay=options.processing_delay,
+        seed=options.seed,
+        host=options.host,
+        port=options.port,
+    ) as fake:
+        print(_USAGE.format(url=fake.url, token=options.token or "anything"), flush=True)  # noqa: T201 - a command
+        await until()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m avaturn_async.testing",
+        description="A server that stands in for Avaturn: the API, photo uploads, files and webhooks.",
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
+    parser.add_argument(
+        "--port", type=int, default=8081, help="port to listen on, 0 for a free one (%(default)s)"
+    )
+    parser.add_argument("--token", help="the only API token that is taken (by default any)")
+    parser.add_argument("--webhook-url", type=_web_url, metavar="URL", help="where webhooks are posted")
+    parser.add_argument("--secret", help="sign webhooks with HMAC-SHA256 and this secret")
+    parser.add_argument(
+        "--signature-header",
+        default="X-Webhook-Signature",
+        metavar="NAME",
+        help="the header of that signature (%(default)s)",
+    )
+    parser.add_argument(
+        "--processing-delay",
+        type=float,
+        default=2.0,
+        metavar="SECONDS",
+        help="how long an avatar, an export or a render takes (%(default)s)",
+    )
+    parser.add_argument("--seed", type=int, help="make ids and URLs the same in every run")
+    return parser
+
+
+def _web_url(text: str) -> str:
+    if URL(text).scheme not in {"http", "https"} or not URL(text).host:
+        raise argparse.ArgumentTypeError("must be a URL such as http://127.0.0.1:8080/webhook")
+    return text
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,77 @@
+"""The fixtures that come with the package make the test of an app short."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable
+from uuid import UUID
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from avaturn_async import AvaturnClient
+from avaturn_async.testing import FakeAvaturn
+from avaturn_async.webhooks import AvatarReady, SessionRouter, Verifier, WebhookReceiver
+
+pytest_plugins = ["avaturn_async.testing.fixtures"]
+
+Serve = Callable[[web.Application], Awaitable[str]]
+
+
+def make_app(client: AvaturnClient, verifier: Verifier) -> web.Application:
+    """An app as a user of the SDK would write it: it opens sessions, and knows who has finished."""
+    router = SessionRouter()
+    finished: dict[str, UUID] = {}
+
+    async def start(request: web.Request) -> web.Response:
+        user = await client.create_user()
+        session = await router.open_session(client, user.id, context=request.query["account"])
+        return web.json_response({"session_id": str(session.id), "url": session.url})
+
+    async def result(request: web.Request) -> web.Response:
+        session = await router.session(request.query["session_id"])
+        event = await session.wait_for(AvatarReady, timeout=10)
+        finished[str(session.context)] = event.avatar_id
+        return web.json_response({"account": session.context, "avatar_id": str(event.avatar_id)})
+
+    app = web.Application()
+    app.router.add_post("/start", start)
+    app.router.add_get("/result", result)
+    WebhookReceiver(router, verifier=verifier).add_to(app, "/avaturn")
+    return app
+
+
+async def test_an_app_learns_what_its_user_made(
+    fake_avaturn: FakeAvaturn, avaturn_client: AvaturnClient, webhook_verifier: Verifier, serve_app: Serve
+) -> None:
+    url = await serve_app(make_app(avaturn_client, webhook_verifier))
+    fake_avaturn.webhook_url = f"{url}/avaturn"
+    async with aiohttp.ClientSession(url) as http:
+        started = await (await http.post("/start", params={"account": "42"})).json()
+        avatar_id = await fake_avaturn.finish_session(started["session_id"])
+        result = await (await http.get("/result", params={"session_id": started["session_id"]})).json()
+    assert result == {"account": "42", "avatar_id": str(avatar_id)}
+    assert [delivery.status for delivery in fake_avaturn.deliveries] == [200]
+
+
+async def test_the_client_does_not_wait_between_attempts(
+    fake_avaturn: FakeAvaturn, avaturn_client: AvaturnClient
+) -> None:
+    from avaturn_async.testing import Fault  # noqa: PLC0415 - used in this test only
+
+    fake_avaturn.fail(Fault.bad_gateway(), times=2)
+    loop = asyncio.get_running_loop()
+    before = loop.time()
+    with pytest.raises(Exception, match="404"):
+        await avaturn_client.list_user_avatars("NOBODY")
+    assert loop.time() - before < 0.4
+    assert len(fake_avaturn.requests) == 3
+
+
+@pytest.mark.parametrize("module", ["avaturn_async", "avaturn_async.testing", "avaturn_async.webhooks"])
+def test_the_fixtures_cost_nothing_where_they_are_not_asked_for(module: str) -> None:
+    code = f"import sys, {module}; sys.exit('pytest' in sys.modules or 'pytest_asyncio' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
