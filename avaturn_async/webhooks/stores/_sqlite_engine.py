@@ -21,8 +21,7 @@ from avaturn_async.webhooks.stores._sqlite_worker import Worker
 T = TypeVar("T")
 Tell = Callable[[tuple[str, ...] | None], None]
 
-# Seconds between looks at a number in memory that all processes share: cheap, but not how news should come.
-LOOK_EVERY = 1.0
+# In looks: a process says that it is still there, lest it be taken for dead.
 _ENROL_EVERY = 60
 
 
@@ -42,15 +41,17 @@ class Engine:
         terms: What the store was told at its construction.
         holder: Whose claims these are, among all processes.
         tell: Called in the event loop with the topics under which something appeared.
+        look_every: Seconds between looks at what others have appended, in case that a hint was lost.
     """
 
-    def __init__(self, path: Path, terms: Terms, *, holder: str, tell: Tell) -> None:
+    def __init__(self, path: Path, terms: Terms, *, holder: str, tell: Tell, look_every: float) -> None:
         self.pid = os.getpid()
         self.loop = asyncio.get_running_loop()
         self._path = path
         self._terms = terms
         self._holder = holder
         self._tell = tell
+        self._look_every = look_every
         self._told = 0
         self._looking = False
         self._again = False
@@ -68,6 +69,7 @@ class Engine:
         """
         await self._hints.open()
         self._told = await self.write(self._enrol)
+        await self.read(lambda desk: desk.tables.number())  # so that both have the file open
         self._tick()
 
     async def close(self) -> None:
@@ -135,7 +137,7 @@ class Engine:
         self._ticks += 1
         if self._ticks % _ENROL_EVERY == 0:
             unheeded(self.write(self._enrol))
-        self._timer = self.loop.call_later(LOOK_EVERY, self._tick)
+        self._timer = self.loop.call_later(self._look_every, self._tick)
 
     def _enrol(self, desk: Desk) -> int:
         return desk.groups.enrol(self._hints.token, self._hints.port)

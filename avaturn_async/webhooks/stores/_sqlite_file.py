@@ -17,7 +17,7 @@ from avaturn_async.errors import StoreError, StoreFullError
 
 T = TypeVar("T")
 
-PATIENCE = 2.0
+PATIENCE = 1.5
 """Seconds to wait for others who have the file locked; a webhook is to be answered within 2.5."""
 
 # SQLite waits longer and longer between its looks at a lock. With a short patience of its own, and us
@@ -101,6 +101,15 @@ def transaction(connection: sqlite3.Connection, kind: str = "IMMEDIATE") -> Gene
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
+
+
+def check_version(connection: sqlite3.Connection, path: Path) -> None:
+    """See that no newer release has taken the file over since it was opened.
+
+    Raises:
+        StoreError: One has.
+    """
+    _version(connection, path, len(_MIGRATIONS))
 
 
 def patiently(step: Callable[[], T], deadline: float) -> T:

@@ -19,6 +19,7 @@ from avaturn_async.errors import StoreError
 from avaturn_async.webhooks.stores._sqlite_file import (
     PATIENCE,
     as_told,
+    check_version,
     is_locked,
     open_file,
     patiently,
@@ -104,7 +105,7 @@ class Worker(Generic[C]):
         else:
             with closing(connection):
                 self._serve(connection)
-        self._call(self._end)
+        self._call(partial(self.ended.set_result, None))
 
     def _serve(self, connection: sqlite3.Connection) -> None:
         desk = self._desk(connection)
@@ -123,19 +124,28 @@ class Worker(Generic[C]):
 
     def _do(self, connection: sqlite3.Connection, desk: C, batch: Sequence[Job[C]], deadline: float) -> None:
         try:
-            patiently(partial(_do_all, connection, self._kind, desk, batch), deadline)
+            patiently(partial(self._do_all, connection, desk, batch), deadline)
         except Exception as error:  # noqa: BLE001 - whoever asked is told, and the thread goes on
+            failure = error
+        else:
+            return
+        for job in batch:
+            job.error = failure
+        if is_locked(failure):
+            # Whoever came meanwhile would have to wait as long again.
+            while late := self._waiting():
+                self._refuse(late, failure)
+        elif len(batch) > 1:
+            # SQLite gave up the whole transaction. Each on its own: perhaps only one does not fit.
             for job in batch:
-                job.error = error
-            if is_locked(error):
-                # Whoever came meanwhile would have to wait as long again.
-                while late := self._waiting():
-                    self._refuse(late, error)
-            elif len(batch) > 1:
-                # SQLite gave up the whole transaction. Each on its own: perhaps only one does not fit.
-                for job in batch:
-                    if time.monotonic() < deadline:
-                        self._do(connection, desk, [job], deadline)
+                if time.monotonic() < deadline:
+                    self._do(connection, desk, [job], deadline)
+
+    def _do_all(self, connection: sqlite3.Connection, desk: C, batch: Sequence[Job[C]]) -> None:
+        with transaction(connection, self._kind):
+            check_version(connection, self._path)
+            for job in batch:
+                _do_one(connection, desk, job)
 
     def _after_them(self, desk: C) -> Callable[[], None] | None:
         # What is committed must be answered, whatever goes wrong now.
@@ -174,20 +184,10 @@ class Worker(Generic[C]):
             for job in batch:
                 job.answer(self._path)
 
-    def _end(self) -> None:
-        if not self.ended.done():
-            self.ended.set_result(None)
-
     def _call(self, callback: Callable[[], object]) -> None:
         # The loop may be closed already, with nobody left to answer.
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(callback)
-
-
-def _do_all(connection: sqlite3.Connection, kind: str, desk: C, batch: Sequence[Job[C]]) -> None:
-    with transaction(connection, kind):
-        for job in batch:
-            _do_one(connection, desk, job)
 
 
 def _do_one(connection: sqlite3.Connection, desk: C, job: Job[C]) -> None:

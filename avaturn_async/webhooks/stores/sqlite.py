@@ -62,6 +62,7 @@ class SQLiteStore:
         self._terms = Terms(
             ttl=ttl, max_events=max_events, max_bytes=max_bytes, takeover=takeover, clock=clock
         )
+        self._look_every = 1.0
         self._name = uuid4().hex
         self._listeners: dict[object, Wake] = {}
         self._engine: Engine | None = None
@@ -87,7 +88,13 @@ class SQLiteStore:
             if self._engine is not None:
                 self._started()
                 return
-            engine = Engine(self._path, self._terms, holder=f"{self._name}-{os.getpid()}", tell=self._tell)
+            engine = Engine(
+                self._path,
+                self._terms,
+                holder=f"{self._name}-{os.getpid()}",
+                tell=self._tell,
+                look_every=self._look_every,
+            )
             try:
                 await engine.open()
             except BaseException:
@@ -99,8 +106,9 @@ class SQLiteStore:
         """Answer all that was asked, and let go of the file."""
         self._forget_the_past()
         async with self._lock:
-            engine, self._engine = self._engine, None
-            if engine is not None:
+            if self._engine is not None:
+                engine = self._started()
+                self._engine = None
                 await engine.close()
 
     def listen(self, wake: Wake) -> Callable[[], None]:
@@ -125,7 +133,7 @@ class SQLiteStore:
 
         Raises:
             StoreFullError: ``max_events`` or ``max_bytes`` is reached, or the disk is full.
-            StoreError: The file cannot be used, or others had it locked for 2 seconds.
+            StoreError: The file cannot be used, or others had it locked for 1.5 seconds.
         """
         return await self._started().write(lambda desk: desk.tables.append(arrival))
 
