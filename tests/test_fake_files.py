@@ -10,6 +10,8 @@ from typing import Any
 
 import aiohttp
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from avaturn_async import (
     AssetSlots,
@@ -23,6 +25,7 @@ from avaturn_async import (
 from avaturn_async.testing import FakeAvaturn, FormFile
 from avaturn_async.testing._glb import make_glb
 from avaturn_async.testing._images import make_image
+from avaturn_async.testing._requests import parse_body
 
 
 class Clock:
@@ -149,6 +152,31 @@ async def test_a_photo_form_that_does_not_fit_is_refused_with_the_place(
     async with http.post(new_avatar.upload_url, data=_form(**changes)) as response:
         assert response.status == 422
         assert [problem["loc"] for problem in (await response.json())["detail"]] == [["body", place]]
+
+
+@given(content=st.binary(max_size=60) | st.sampled_from([b"--x--", b"\r\n--x", b"--x\r\n\r\n"]))
+def test_a_form_gives_back_the_bytes_that_were_put_in(content: bytes) -> None:
+    boundary = "a" * 40  # longer than what hypothesis makes up
+    part = 'Content-Disposition: form-data; name="image-frontal"; filename="é.jpg"\r\nContent-Type: image/png'
+    body = b"--%b\r\n%b\r\n\r\n%b\r\n--%b--\r\n" % (
+        boundary.encode(),
+        part.encode(),
+        content,
+        boundary.encode(),
+    )
+    form = parse_body(f'multipart/form-data; boundary="{boundary}"', body)
+    assert form["image-frontal"].content == content
+    assert form["image-frontal"].content_type == "image/png"
+
+
+@given(content_type=st.text(max_size=40), body=st.binary(max_size=60))
+@example(content_type="multipart/form-data", body=b"--\r\n\r\n--")
+@example(
+    content_type="multipart/form-data; boundary=x", body=b"--x\r\n--x\r\nContent-Disposition: ;\r\n\r\n--x--"
+)
+@example(content_type="application/json", body=b"\xff")
+def test_no_body_whatever_is_too_much_for_the_fake(content_type: str, body: bytes) -> None:
+    parse_body(content_type, body)
 
 
 async def test_an_upload_is_a_multipart_form_to_the_very_url_and_once(

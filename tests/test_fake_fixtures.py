@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
 from collections.abc import Awaitable, Callable
 from uuid import UUID
 
@@ -13,7 +11,7 @@ import pytest
 from aiohttp import web
 
 from avaturn_async import AvaturnClient
-from avaturn_async.testing import FakeAvaturn
+from avaturn_async.testing import FakeAvaturn, Fault
 from avaturn_async.webhooks import AvatarReady, SessionRouter, Verifier, WebhookReceiver
 
 pytest_plugins = ["avaturn_async.testing.fixtures"]
@@ -60,8 +58,6 @@ async def test_an_app_learns_what_its_user_made(
 async def test_the_client_does_not_wait_between_attempts(
     fake_avaturn: FakeAvaturn, avaturn_client: AvaturnClient
 ) -> None:
-    from avaturn_async.testing import Fault  # noqa: PLC0415 - used in this test only
-
     fake_avaturn.fail(Fault.bad_gateway(), times=2)
     loop = asyncio.get_running_loop()
     before = loop.time()
@@ -69,9 +65,3 @@ async def test_the_client_does_not_wait_between_attempts(
         await avaturn_client.list_user_avatars("NOBODY")
     assert loop.time() - before < 0.4
     assert len(fake_avaturn.requests) == 3
-
-
-@pytest.mark.parametrize("module", ["avaturn_async", "avaturn_async.testing", "avaturn_async.webhooks"])
-def test_the_fixtures_cost_nothing_where_they_are_not_asked_for(module: str) -> None:
-    code = f"import sys, {module}; sys.exit('pytest' in sys.modules or 'pytest_asyncio' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -341,5 +341,7 @@ async def test_every_request_is_recorded_as_it_was_sent(fake: FakeAvaturn) -> No
 
 
 def test_importing_the_fake_imports_no_test_framework() -> None:
-    code = "import sys, avaturn_async.testing; sys.exit('pytest' in sys.modules)"
+    code = (
+        "import sys, avaturn_async.testing; sys.exit(bool({'pytest', 'pytest_asyncio'} & set(sys.modules)))"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -18,16 +18,12 @@ FakeAvaturn listens at {url}
 The URL of a session is a page to click through. Ctrl+C ends it."""
 
 
-async def _forever() -> None:
-    await asyncio.Event().wait()
-
-
-def main(argv: Sequence[str] | None = None, *, until: Callable[[], Awaitable[None]] = _forever) -> int:
+def main(argv: Sequence[str] | None = None, *, until: Callable[[], Awaitable[object]] | None = None) -> int:
     """Run FakeAvaturn until it is interrupted.
 
     Args:
         argv: The command line; by default that of the process.
-        until: What is waited for while it runs.
+        until: What is waited for while it runs; by default nothing that comes.
 
     Returns:
         The exit code: 0, or 1 if it cannot listen there.
@@ -43,7 +39,7 @@ def main(argv: Sequence[str] | None = None, *, until: Callable[[], Awaitable[Non
     return 0
 
 
-async def _run(options: argparse.Namespace, until: Callable[[], Awaitable[None]]) -> None:
+async def _run(options: argparse.Namespace, until: Callable[[], Awaitable[object]] | None) -> None:
     signer = HmacSha256(options.secret, header=options.signature_header) if options.secret else None
     async with FakeAvaturn(
         options.webhook_url,
@@ -55,7 +51,7 @@ async def _run(options: argparse.Namespace, until: Callable[[], Awaitable[None]]
         port=options.port,
     ) as fake:
         print(_USAGE.format(url=fake.url, token=options.token or "anything"), flush=True)  # noqa: T201 - a command
-        await until()
+        await (until or asyncio.Event().wait)()
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,6 +1,6 @@
 // The avatar that is being edited. The page's buttons and the SDK change it through the same functions.
 
-import { DEFAULT_COLORS } from "/page/figure.js";
+import { defaultColor } from "/page/figure.js";
 
 export const CATEGORIES = {
   clothing: "clothing", hair_and_headwear: "hairAndHeadwear", eyewear: "eyewear", footwear: "footwear",
@@ -33,9 +33,9 @@ export class Editor extends EventTarget {
   setAsset(id) {
     const asset = this.assets.find((candidate) => candidate.id === id);
     if (asset) {
-      const slot = { id };
-      if (asset.slot in DEFAULT_COLORS) slot.color = this.color(asset.slot) ?? DEFAULT_COLORS[asset.slot];
-      this.customization.assets = { ...this.customization.assets, [asset.slot]: slot };
+      const color = defaultColor(asset);
+      const worn = color ? { id, color } : { id };
+      this.customization.assets = { ...this.customization.assets, [asset.slot]: worn };
       this.changed();
     }
     return Boolean(asset);

@@ -19,13 +19,14 @@ const EYEWEAR = {
     `<g fill="${c}" stroke="#333" stroke-width="2.5"><circle cx="87" cy="58" r="9"/><circle cx="113" cy="58" r="9"/></g>` +
     '<path d="M96 58h8" stroke="#333" stroke-width="2.5"/>',
   sunglasses: (c) =>
-    `<path d="M74 51h24v9q-12 10-24 0zm28 0h24v9q-12 10-24 0z" fill="${c}"/><path d="M74 52h52" stroke="#222" stroke-width="3"/>`,
+    `<path d="M74 51h24v9q-12 10-24 0zm28 0h24v9q-12 10-24 0z" fill="${c}"/>` +
+    '<path d="M74 52h52" stroke="#222" stroke-width="3"/>',
 };
 const FOOTWEAR = {
   sneakers: '<path d="M68 370h28v18H56q0-10 12-18zm36 0h28q12 8 12 18h-40z" fill="#f2f2f2" stroke="#aab" stroke-width="2"/>',
   boots: '<path d="M70 338h26v50H56q0-10 14-18zm34 0h26v32q14 8 14 18h-40z" fill="#6b452b"/>',
 };
-export const DEFAULT_COLORS = { hair_and_headwear: "#3b2417", eyewear: "#222222cc" };
+const COLORS = { short_hair: "#3b2417", long_hair: "#3b2417", cap: "#b3304d", round_glasses: "#cfe3ff55", sunglasses: "#222222cc" };
 const BOX = { clothing: "40 80 120 270", hair_and_headwear: "50 4 116 112", eyewear: "66 38 68 40", footwear: "50 330 100 62" };
 
 const svg = (box, content) => `<svg xmlns="http://www.w3.org/2000/svg" viewBox="${box}" role="img" aria-label="avatar">${content}</svg>`;
@@ -33,7 +34,7 @@ const dataUrl = (text) => `data:image/svg+xml,${encodeURIComponent(text)}`;
 
 function layer(asset, color) {
   const known = { hair_and_headwear: HAIR, eyewear: EYEWEAR }[asset.slot];
-  if (known) return known[asset.alias](color ?? DEFAULT_COLORS[asset.slot]);
+  if (known) return known[asset.alias](color ?? COLORS[asset.alias]);
   return asset.slot === "footwear" ? FOOTWEAR[asset.alias] : clothes(asset.alias, 0, 1);
 }
 
@@ -66,7 +67,7 @@ export function figure(customization, assets, bodies) {
     `<g fill="${skin}"><rect x="46" y="96" width="20" height="${arm}" rx="10"/><rect x="134" y="96" width="20" height="${arm}" rx="10"/>`,
     '<rect x="72" y="200" width="24" height="180" rx="9"/><rect x="104" y="200" width="24" height="180" rx="9"/>',
     `<path d="M66 98q34-12 68 0l-4 122h-60z" transform="translate(100 0) scale(${chest} 1) translate(-100 0)"/>`,
-    '<rect x="90" y="80" width="20" height="24"/></g>',
+    '<rect x="90" y="80" width="20" height="24"/></g><path d="M70 206h60v34h-27l-3-8-3 8h-27z" fill="#8a93a6"/>',
     clothing ? clothes(clothing[0].alias, scale.arms, chest) : "",
     draw("footwear"),
     `<g transform="translate(100 90) scale(${1 + scale.head / 500}) translate(-100 -90)">`,
@@ -77,5 +78,7 @@ export function figure(customization, assets, bodies) {
   ].join(""));
 }
 
+// The colour of an asset before anybody chose one; null for what has none.
+export const defaultColor = (asset) => COLORS[asset.alias] ?? null;
 export const assetPreview = (asset) => dataUrl(svg(BOX[asset.slot], layer(asset)));
 export const avatarPreview = (customization, assets, bodies) => dataUrl(figure(customization, assets, bodies));

@@ -144,8 +144,9 @@ function sliders() {
     ...["head", "arms", "chest"].map((key) => [key, scale[key], 100, (value) => editor.setProportion(key, value)]),
     ["skin tone", editor.customization.skin_tone_correction ?? 0, 50, (value) => editor.setSkinTone(value)],
   ];
-  place.innerHTML = `<h2>Proportions</h2><div class="sliders">${rows.map(([name, value, limit]) => `<label for="s-${name}">${name}</label>
-    <input id="s-${name}" data-name="s-${name}" type="range" min="${-limit}" max="${limit}" value="${value}"><output>${value}</output>`).join("")}</div>`;
+  place.innerHTML = `<h2>Proportions</h2><div class="sliders">${rows.map(([name, value, limit]) => `
+    <label for="s-${name}">${name}</label><input id="s-${name}" data-name="s-${name}" type="range"
+    min="${-limit}" max="${limit}" value="${value}"><output>${value}</output>`).join("")}</div>`;
   place.querySelectorAll("input").forEach((input, at) => { input.onchange = () => rows[at][3](Number(input.value)); });
   return place;
 }
