@@ -104,7 +104,8 @@ class Tab:
         number = next(self._ids)
         answer = self._answers[number] = asyncio.get_running_loop().create_future()
         await self._socket.send_json({"id": number, "method": method, "params": parameters})
-        said = await answer
+        async with asyncio.timeout(60):  # a page that hangs is a test that fails
+            said = await answer
         if "error" in said:
             raise AssertionError(f"{method}: {said['error']}")
         result: dict[str, Any] = said["result"]

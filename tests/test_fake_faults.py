@@ -55,6 +55,8 @@ async def test_a_fault_strikes_the_requests_that_it_was_asked_for(
     failing = fake.fail(Fault.bad_gateway(), path="/api/v1/users/*", method="POST", times=2)
     async with http.get("/api/v1/users/x/avatars") as response:
         assert response.status == 404
+    async with http.post("/api/v1/avatars/new") as response:
+        assert response.status == 422
     assert [(await _new_user(http))[0] for _ in range(3)] == [502, 502, 200]
     assert failing.struck == 2
     always = fake.fail(Fault.bad_gateway(), times=None)
@@ -62,7 +64,7 @@ async def test_a_fault_strikes_the_requests_that_it_was_asked_for(
     assert [(await _new_user(http))[0] for _ in range(3)] == [502] * 3
     always.stop()
     assert [(await _new_user(http))[0] for _ in range(2)] == [429, 200]
-    assert len(fake.requests) == 9
+    assert len(fake.requests) == 10
 
 
 @pytest.mark.parametrize(
@@ -132,10 +134,14 @@ async def test_a_reset_connection_ends_without_an_answer(
 
 @pytest.mark.parametrize(("at", "arrives"), [(0, 0), (7, 7), (1_000_000, None)])
 async def test_an_answer_is_cut_where_it_was_asked_for(
-    fake: FakeAvaturn, http: aiohttp.ClientSession, at: int, arrives: int | None
+    fake: FakeAvaturn, at: int, arrives: int | None
 ) -> None:
     fake.fail(Fault.cut(at))
-    async with http.post("/api/v1/users/new") as response:
+    # A connection that could be used again: the fake has to end it.
+    async with (
+        aiohttp.ClientSession(fake.url, headers=_TOKEN) as http,
+        http.post("/api/v1/users/new") as response,
+    ):
         got = b""
         try:
             while chunk := await response.content.readany():

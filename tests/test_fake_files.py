@@ -6,6 +6,7 @@ import json
 import struct
 import zlib
 from collections.abc import AsyncIterator
+from random import Random
 from typing import Any
 
 import aiohttp
@@ -22,7 +23,7 @@ from avaturn_async import (
     RetryPolicy,
     User,
 )
-from avaturn_async.testing import FakeAvaturn, FormFile
+from avaturn_async.testing import FakeAvaturn, FormFile, _images
 from avaturn_async.testing._glb import make_glb
 from avaturn_async.testing._images import make_image
 from avaturn_async.testing._requests import parse_body
@@ -347,36 +348,48 @@ def test_an_export_is_a_valid_glb_with_a_figure_to_look_at() -> None:
             assert sum(x * n for x, n in zip(across, normals[int(indices[at])], strict=True)) > 0
 
 
-def test_a_png_is_whole_and_transparent_where_the_scene_is() -> None:
-    for scene, alpha in (("common/preview", 255), ("common/transparent_half_body", 0)):
-        png = make_image("png", scene)
-        at, chunks = 8, {}
-        while at < len(png):
-            length, name = struct.unpack_from(">I4s", png, at)
-            data = png[at + 8 : at + 8 + length]
-            assert struct.unpack_from(">I", png, at + 8 + length) == (zlib.crc32(name + data),)
-            chunks[name] = data
-            at += 12 + length
-        assert struct.unpack(">IIBBBBB", chunks[b"IHDR"]) == (128, 128, 8, 6, 0, 0, 0)
-        rows = zlib.decompress(chunks[b"IDAT"])
-        assert len(rows) == 128 * (1 + 128 * 4)
-        assert rows[4] == alpha
+def _png_pixels(png: bytes) -> list[bytes]:
+    at, chunks = 8, {}
+    while at < len(png):
+        length, name = struct.unpack_from(">I4s", png, at)
+        data = png[at + 8 : at + 8 + length]
+        assert struct.unpack_from(">I", png, at + 8 + length) == (zlib.crc32(name + data),)
+        chunks[name] = data
+        at += 12 + length
+    assert struct.unpack(">IIBBBBB", chunks[b"IHDR"]) == (128, 128, 8, 6, 0, 0, 0)
+    rows = zlib.decompress(chunks[b"IDAT"])
+    assert len(rows) == 128 * (1 + 128 * 4)
+    return [rows[y * 513 + 1 + x * 4 :][:4] for y in range(128) for x in range(128)]
 
 
-def test_a_webp_is_whole_and_of_the_right_size() -> None:
-    webp = make_image("webp", "common/preview")
+def _webp_pixels(webp: bytes) -> list[bytes]:
+    """As libwebp reads it, as far as this file goes: simple codes of two symbols."""
     riff, size, kind, chunk, length = struct.unpack_from("<4sI4s4sI", webp)
     assert (riff, kind, chunk) == (b"RIFF", b"WEBP", b"VP8L")
     assert size == len(webp) - 8
-    assert length in {size - 12, size - 13}
-    signature, dimensions = struct.unpack_from("<BI", webp, 20)
-    assert (signature, dimensions & 0x3FFF, dimensions >> 14 & 0x3FFF) == (0x2F, 127, 127)
-    header, pixels = 8 + 14 + 14 + 1 + 3 + 3 + 4 * 19 + 4, 128 * 128 * 4
-    assert length == -(-(header + pixels) // 8)
+    bits = iter([byte >> i & 1 for byte in webp[20 : 20 + length] for i in range(8)])
+
+    def take(width: int) -> int:
+        return sum(next(bits) << i for i in range(width))
+
+    assert (take(8), take(14), take(14), take(1), take(3)) == (0x2F, 127, 127, 1, 0)
+    assert take(3) == 0
+    codes = []
+    for _ in range(4):
+        assert take(3) == 0b111
+        codes.append((take(8), take(8)))
+        assert codes[-1][0] < codes[-1][1]
+    assert (take(1), take(1), take(1), take(1)) == (1, 0, 0, 0)
+    pixels = []
+    for _ in range(128 * 128):
+        green, red, blue, alpha = (code[take(1)] for code in codes)
+        pixels.append(bytes((red, green, blue, alpha)))
+    assert len(list(bits)) < 8
+    return pixels
 
 
-def test_a_jpeg_decodes_to_whole_blocks() -> None:
-    jpeg = make_image("jpg", "common/preview")
+def _jpeg_levels(jpeg: bytes) -> list[list[int]]:
+    """The level of each block, by component, as a decoder finds it before the inverse transform."""
     at, segments = 2, {}
     while jpeg[at + 1] != 0xDA:
         length = struct.unpack_from(">H", jpeg, at + 2)[0]
@@ -384,7 +397,9 @@ def test_a_jpeg_decodes_to_whole_blocks() -> None:
         at += 2 + length
     assert segments[0xE0].startswith(b"JFIF\0")
     assert struct.unpack(">BHHB", segments[0xC0][:6]) == (8, 128, 128, 3)
-    scan = jpeg[at + 14 : -2].replace(b"\xff\0", b"\xff")
+    assert jpeg.endswith(b"\xff\xd9")
+    scan = jpeg[at + 14 : -2]
+    assert b"\xff" not in scan  # it would be a marker
     bits = "".join(f"{byte:08b}" for byte in scan)
     levels, position = [[0], [0], [0]], 0
     for block in range(256 * 3):
@@ -398,8 +413,32 @@ def test_a_jpeg_decodes_to_whole_blocks() -> None:
         position += 1
     assert set(bits[position:]) <= {"1"}
     assert len(bits) - position < 8
-    assert all(-128 <= level <= 127 for component in levels for level in component)
-    assert jpeg.endswith(b"\xff\xd9")
+    return [component[1:] for component in levels]
+
+
+@pytest.mark.parametrize(("scene", "alpha"), [("common/preview", 255), ("common/transparent_half_body", 0)])
+def test_a_png_and_a_webp_show_the_same_picture(scene: str, alpha: int) -> None:
+    pixels = _png_pixels(make_image("png", scene))
+    assert pixels[0][3] == alpha
+    assert len(set(pixels)) == 5
+    assert _webp_pixels(make_image("webp", scene)) == pixels
+
+
+def _flip(random: Random) -> bool:
+    return random.random() < 0.5
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_jpeg_shows_any_cells_as_they_are(seed: int) -> None:
+    random = Random(seed)
+    cells = [[(_flip(random), _flip(random), _flip(random), True) for _ in range(16)] for _ in range(16)]
+    jpeg = _images._jpeg(cells)
+    flat = [cell for row in cells for cell in row]
+    for cell, y, cb, cr in zip(flat, *_jpeg_levels(jpeg), strict=True):
+        red, green, blue, _ = _images._values(cell)
+        assert abs(y + 128 + 1.402 * cr - red) < 2
+        assert abs(y + 128 - 0.344136 * cb - 0.714136 * cr - green) < 2
+        assert abs(y + 128 + 1.772 * cb - blue) < 2
 
 
 def test_scenes_look_different() -> None:

@@ -140,8 +140,10 @@ def _shorts(values: list[int]) -> bytes:
 def _add_accessor(
     gltf: dict[str, Any], binary: bytearray, data: bytes, kind: str, count: int, bounds: dict[str, Any]
 ) -> int:
-    """Append data to the buffer, four-byte aligned; the number of its accessor."""
-    binary += b"\0" * (-len(binary) % 4)
+    """Append data to the buffer; the number of its accessor.
+
+    Everything is a multiple of four bytes long (a box has 36 indices of two), so that all of it is aligned.
+    """
     target, component = (_INDICES, _UNSIGNED_SHORT) if kind == "SCALAR" else (_VERTICES, _FLOAT)
     view = {"buffer": 0, "byteOffset": len(binary), "byteLength": len(data), "target": target}
     gltf["bufferViews"].append(view)

@@ -124,7 +124,8 @@ def _jpeg(cells: list[list[_Pixel]]) -> bytes:
             bits.append(f"{size:04b}" + (f"{amplitude:0{size}b}" if size else "") + "0")
     stream = "".join(bits)
     stream += "1" * (-len(stream) % 8)
-    scan = int(stream, 2).to_bytes(len(stream) // 8, "big").replace(b"\xff", b"\xff\0")
+    # A byte 0xff would have to be escaped, but these few levels never make eight ones in a row.
+    scan = int(stream, 2).to_bytes(len(stream) // 8, "big")
     return b"".join(
         (
             b"\xff\xd8",
