@@ -29,7 +29,12 @@ class Background:
             Exception: What one of the tasks raised: a mistake in a callable that was given to the fake.
         """
         while self.tasks:
-            await asyncio.gather(*self.tasks)
+            tasks = list(self.tasks)
+            try:
+                await asyncio.gather(*tasks)
+            finally:
+                # Their callbacks may be yet to come, and gather() does not pause for tasks that are done.
+                self.tasks.difference_update(task for task in tasks if task.done())
 
     async def close(self) -> None:
         """Cancel everything and wait until it is gone."""
