@@ -54,6 +54,8 @@ class DeliveryFile:
 
     def __init__(self, path: Path) -> None:
         try:
+            if path.exists() and not path.is_file():
+                raise Failure(f"cannot write {path}: it is no regular file")
             self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
             # It may have been there, with another mode.
             path.chmod(0o600)

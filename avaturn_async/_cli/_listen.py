@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from typing import NoReturn
 
 import attrs
 from aiohttp import web
@@ -77,7 +78,7 @@ def describe(event: Event) -> str:
     return "  ".join(words)
 
 
-async def listen(options: argparse.Namespace, say: Say) -> int:
+async def listen(options: argparse.Namespace, say: Say) -> NoReturn:
     """Take webhooks and print their events, until interrupted."""
     verifier = verifier_of(options)
     app = web.Application()
@@ -85,4 +86,4 @@ async def listen(options: argparse.Namespace, say: Say) -> int:
     async with served(app, options) as url:
         query = f"?{options.parameter or PARAMETER}=…" if options.scheme == "query" else ""
         say(f"listening at {url}{options.path}{query}")
-        return await until_interrupted()
+        await until_interrupted()

@@ -60,6 +60,7 @@ def _record_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--answer", type=_status, default=200, metavar="STATUS", help="what senders are told (%(default)s)"
     )
+    _timeout_option(parser, "longest wait for a body (10)")
 
 
 def _replay_options(parser: argparse.ArgumentParser) -> None:
@@ -84,10 +85,8 @@ def _send_options(parser: argparse.ArgumentParser) -> None:
     add_scheme_options(parser, required=False)
 
 
-def _timeout_option(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--timeout", type=_seconds, default=10.0, metavar="SECONDS", help="longest wait for an answer (10)"
-    )
+def _timeout_option(parser: argparse.ArgumentParser, text: str = "longest wait for an answer (10)") -> None:
+    parser.add_argument("--timeout", type=_seconds, default=10.0, metavar="SECONDS", help=text)
 
 
 def _seconds(text: str) -> float:

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import sys
 from datetime import UTC, datetime
+from typing import NoReturn
 
 from aiohttp import web
 
@@ -15,15 +16,14 @@ from avaturn_async._cli._output import Say, printable
 from avaturn_async._cli._serve import served, until_interrupted
 
 _LARGEST_BODY = 1_048_576
-_READ_TIMEOUT = 10.0
 
 
-async def record(options: argparse.Namespace, say: Say) -> int:
+async def record(options: argparse.Namespace, say: Say) -> NoReturn:
     """Keep every request in a file, until interrupted."""
     file = DeliveryFile(options.file)
 
     async def keep(request: web.Request) -> web.Response:
-        delivery = await _delivery_of(request)
+        delivery = await _delivery_of(request, timeout=options.timeout)
         try:
             file.add(delivery)
         except OSError as error:
@@ -38,14 +38,14 @@ async def record(options: argparse.Namespace, say: Say) -> int:
     try:
         async with served(app, options) as url:
             say(f"recording what is sent to {url} into {options.file}")
-            return await until_interrupted()
+            await until_interrupted()
     finally:
         file.close()
 
 
-async def _delivery_of(request: web.Request) -> Delivery:
+async def _delivery_of(request: web.Request, *, timeout: float) -> Delivery:
     try:
-        async with asyncio.timeout(_READ_TIMEOUT):
+        async with asyncio.timeout(timeout):
             body = await request.read()
     except TimeoutError:
         raise web.HTTPRequestTimeout from None

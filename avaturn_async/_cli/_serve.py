@@ -7,6 +7,7 @@ import asyncio
 import os
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from typing import NoReturn
 
 from aiohttp import web
 
@@ -50,7 +51,7 @@ async def served(app: web.Application, options: argparse.Namespace) -> AsyncGene
         await runner.cleanup()
 
 
-async def until_interrupted() -> int:
+async def until_interrupted() -> NoReturn:
     """Wait for Ctrl-C."""
-    await asyncio.Event().wait()
-    return 0  # never, but it is what a command gives
+    while True:
+        await asyncio.Event().wait()
