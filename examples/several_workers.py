@@ -38,19 +38,19 @@ def work(name: str, listening: socket) -> None:
 
 async def main() -> None:
     listening = create_server(("127.0.0.1", 0))
-    new_process = get_context("spawn").Process
-    workers = [new_process(target=work, args=(f"worker {n}", listening)) for n in (1, 2)]
+    workers = [get_context("spawn").Process(target=work, args=(f"worker {n}", listening)) for n in (1, 2)]
     for worker in workers:
         worker.start()
-    webhook_url = f"http://127.0.0.1:{listening.getsockname()[1]}/avaturn"
-    async with FakeAvaturn(webhook_url, SIGNATURE) as fake, make_router() as router:
-        async with AvaturnClient("any-token", base_url=fake.url) as client:
-            for account in ("account 41", "account 42"):
-                session = await router.open_session(client, (await client.create_user()).id, context=account)
-                print("main opened a session for", account)
-                await fake.finish_session(session.id)  # what the person does there
-                event = await session.wait_for(AvatarReady, timeout=60)
-                print("main has seen", event.event, "of", account)
+    async with (
+        FakeAvaturn(f"http://127.0.0.1:{listening.getsockname()[1]}/avaturn", SIGNATURE) as fake,
+        AvaturnClient("any-token", base_url=fake.url) as client,
+        make_router() as router,
+    ):
+        session = await router.open_session(client, (await client.create_user()).id, context="account 42")
+        print("main opened session", session.id)
+        await fake.finish_session(session.id)  # what the person does on its page
+        event = await session.wait_for(AvatarReady, timeout=60)
+        print("main has seen", event.event, "of session", event.session_id)
     for worker in workers:
         worker.terminate()
         worker.join()
