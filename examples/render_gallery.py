@@ -16,8 +16,8 @@ from aiohttp import web
 from avaturn_async import AvaturnClient, AvaturnError, wait_for_render
 from avaturn_async.webhooks import SessionRouter, SharedSecret, WebhookReceiver
 
-SCENES = ("preview", "forest_half_body", "transparent_half_body", "transparent_full_body", "forest_full_body")
-SCENES += ("city_full_body", "futuristic_fantasy_full_body")
+SCENES = ["preview", "forest_half_body", "transparent_half_body", "transparent_full_body", "forest_full_body"]
+SCENES += ["city_full_body", "futuristic_fantasy_full_body"]
 HEAD = """<!doctype html><meta charset="utf-8"><title>Avatar</title><style>
 body { display: grid; grid-template-columns: repeat(auto-fill, minmax(14em, 1fr)); gap: 1em }
 figure { margin: 0 } img { width: 100% } figcaption { text-align: center }
