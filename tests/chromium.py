@@ -140,9 +140,9 @@ class Tab:
         """The text of an element as soon as there is one."""
         return str(await self.run(f"{_element(selector)}.then(found => found.textContent)", origin=origin))
 
-    async def choose_file(self, selector: str, path: Path) -> None:
+    async def choose_file(self, selector: str, path: Path, *, origin: str | None = None) -> None:
         """Choose a file in a file input."""
-        found = await self.run(_element(selector), by_value=False)
+        found = await self.run(_element(selector), origin=origin, by_value=False)
         await self.do("DOM.setFileInputFiles", files=[str(path)], objectId=found["objectId"])
 
     async def screenshot(self) -> bytes:

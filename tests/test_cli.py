@@ -27,11 +27,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from yarl import URL
 
-from avaturn_async import __version__, _cli
+from avaturn_async import AvaturnClient, __version__, _cli
 from avaturn_async._cli import _output, main
 from avaturn_async._cli._deliveries import Delivery, delivery_of, line_of, read_deliveries
 from avaturn_async._cli._failures import Failure, Misuse
 from avaturn_async._cli._parser import make_parser
+from avaturn_async.testing.__main__ import main as fake_main
 from avaturn_async.webhooks import AvatarReady, ExportReady, RenderReady, UnknownEvent, parse_event
 
 SECRET = "hush-hush-5ecret"
@@ -570,6 +571,11 @@ WRONG = {
     "a line that is none": (["replay", "f", "http://h/", "--line", "0"], "from 1 up"),
     "a status that is none": (["record", "f", "--answer", "99"], "HTTP status"),
     "an id that is none": (["send", "http://h/", "--avatar-id", "{x}"], "UUID in canonical form"),
+    "a fake's port that is none": (["fake", "--port", "70000"], "0-65535"),
+    "a fake's header that is none": (
+        ["fake", "--secret", "x", "--signature-header", "a b"],
+        "name of a header",
+    ),
     "a body that is not there": (["send", "http://h/", "--body", "/nowhere"], "cannot read /nowhere"),
 }
 
@@ -624,7 +630,7 @@ def serving(*argv: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
 
 def test_version_and_help_succeed(capsys: pytest.CaptureFixture[str]) -> None:
     assert process("--version").stdout == f"avaturn_async {__version__}\n"
-    for command in ([], ["listen"], ["record"], ["replay"], ["send"]):
+    for command in ([], ["listen"], ["record"], ["replay"], ["send"], ["fake"]):
         with pytest.raises(SystemExit) as ended:
             main([*command, "--help"])
         assert ended.value.code == 0
@@ -663,6 +669,29 @@ def test_a_port_in_use_and_a_url_out_of_reach_are_sentences(tmp_path: Path) -> N
     assert away.returncode == 1
     assert away.stderr.startswith(f"error: http://127.0.0.1:{port}: ")
     assert SECRET not in away.stderr
+
+
+def test_fake_is_the_stand_in_that_runs_alone() -> None:
+    async def use(url: str) -> None:
+        async with AvaturnClient("any-token", base_url=url) as client:
+            await client.create_user()
+
+    with serving("fake") as (running, url):
+        asyncio.run(use(url))
+        assert main(["fake", "--port", str(URL(url).port)]) == 1
+        running.send_signal(signal.SIGINT)
+        assert running.wait() == 130
+        assert running.stderr is not None
+        assert "Traceback" not in running.stderr.read()
+
+
+def test_an_argument_that_the_fake_refuses_is_a_sentence_there_too(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        fake_main(["--port", "70000"])
+    assert ended.value.code == 2
+    assert "0-65535" in capsys.readouterr().err
 
 
 def test_a_name_that_is_no_host_is_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
 from uuid import UUID
 
+from avaturn_async._cli._failures import Failure, Misuse, why
 from avaturn_async._cli._listen import listen
+from avaturn_async._cli._output import Say
 from avaturn_async._cli._record import record
 from avaturn_async._cli._schemes import add_scheme_options
 from avaturn_async._cli._send import replay, send
@@ -17,6 +18,9 @@ from avaturn_async._cli._serve import add_address_options
 from avaturn_async._cli._wire import web_url
 from avaturn_async._version import __version__
 from avaturn_async.models import as_uuid
+from avaturn_async.testing import __main__ as testing
+
+Run = Callable[[argparse.Namespace, Say], Awaitable[int]]
 
 _DESCRIPTION = "Webhooks of Avaturn at the command line: see them, keep them, send them."
 _EXIT_CODES = "Exit codes: 0, 1 for a failure, 2 for wrong use, 130 after Ctrl-C."
@@ -30,7 +34,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"avaturn_async {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    def command(name: str, run: Callable[..., Any], summary: str) -> argparse.ArgumentParser:
+    def command(name: str, run: Run, summary: str) -> argparse.ArgumentParser:
         made = commands.add_parser(
             name, help=summary, description=summary, epilog=_EXIT_CODES, allow_abbrev=False
         )
@@ -41,7 +45,17 @@ def make_parser() -> argparse.ArgumentParser:
     _record_options(command("record", record, "keep deliveries as they come, without verifying anything"))
     _replay_options(command("replay", replay, "post recorded deliveries again, byte for byte"))
     _send_options(command("send", send, "make up an event, sign it and post it"))
+    testing.add_options(command("fake", _fake, testing.DESCRIPTION))
     return parser
+
+
+async def _fake(options: argparse.Namespace, _: Say) -> int:
+    try:
+        return await testing.run(options)
+    except OSError as error:
+        raise Failure(f"cannot listen on {options.host}:{options.port}: {why(error)}") from None
+    except (ValueError, OverflowError) as error:
+        raise Misuse(str(error)) from None
 
 
 def _listen_options(parser: argparse.ArgumentParser) -> None:

@@ -12,6 +12,7 @@ from yarl import URL
 from avaturn_async.testing._server import FakeAvaturn
 from avaturn_async.webhooks import HmacSha256
 
+DESCRIPTION = "A server that stands in for Avaturn: the API, photo uploads, files and webhooks."
 _USAGE = """\
 FakeAvaturn listens at {url}
   export AVATURN_BASE_URL={url} AVATURN_API_TOKEN={token}
@@ -28,18 +29,23 @@ def main(argv: Sequence[str] | None = None, *, until: Callable[[], Awaitable[obj
     Returns:
         The exit code: 0, or 1 if it cannot listen there.
     """
-    options = _parser().parse_args(argv)
+    parser = argparse.ArgumentParser(prog="python -m avaturn_async.testing", description=DESCRIPTION)
+    add_options(parser)
+    options = parser.parse_args(argv)
     try:
-        asyncio.run(_run(options, until))
+        return asyncio.run(run(options, until))
     except KeyboardInterrupt:
         print()  # noqa: T201 - a command; leaves the line with ^C
+        return 0
     except OSError as error:
         print(f"cannot listen on {options.host}:{options.port}: {error.strerror}", file=sys.stderr)  # noqa: T201 - a command
         return 1
-    return 0
+    except (ValueError, OverflowError) as error:
+        parser.error(str(error))
 
 
-async def _run(options: argparse.Namespace, until: Callable[[], Awaitable[object]] | None) -> None:
+async def run(options: argparse.Namespace, until: Callable[[], Awaitable[object]] | None = None) -> int:
+    """Run FakeAvaturn as the options say, until it is cancelled or ``until`` comes; the exit code is 0."""
     signer = HmacSha256(options.secret, header=options.signature_header) if options.secret else None
     async with FakeAvaturn(
         options.webhook_url,
@@ -52,13 +58,11 @@ async def _run(options: argparse.Namespace, until: Callable[[], Awaitable[object
     ) as fake:
         print(_USAGE.format(url=fake.url, token=options.token or "anything"), flush=True)  # noqa: T201 - a command
         await (until or asyncio.Event().wait)()
+    return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m avaturn_async.testing",
-        description="A server that stands in for Avaturn: the API, photo uploads, files and webhooks.",
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options that ``run`` takes; ``python -m avaturn_async fake`` has the same."""
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
     parser.add_argument(
         "--port", type=int, default=8081, help="port to listen on, 0 for a free one (%(default)s)"
@@ -80,7 +84,6 @@ def _parser() -> argparse.ArgumentParser:
         help="how long an avatar, an export or a render takes (%(default)s)",
     )
     parser.add_argument("--seed", type=int, help="make ids and URLs the same in every run")
-    return parser
 
 
 def _web_url(text: str) -> str:
