@@ -51,24 +51,28 @@ class Failure:
     """An attempt that failed, and what speaks for or against another."""
 
     error: AvaturnError
-    unsent: bool = False
-    """The request provably never left: there was no connection."""
     hopeless: bool = False
-    """It would fail again."""
+    """It would fail again, or must not be made again."""
     retry_after: str | None = None
     """The header of that name, as it was sent."""
 
 
-def connection_failure(doing: str, error: Exception, limit: float) -> Failure:
-    """The failure behind one of NETWORK_ERRORS, in words that hold no URL."""
+def connection_failure(doing: str, error: Exception, limit: float, *, repeatable: bool = True) -> Failure:
+    """The failure behind one of NETWORK_ERRORS, in words that hold no URL.
+
+    Args:
+        doing: What was tried, and with which host.
+        error: The error.
+        limit: Seconds of silence that were allowed.
+        repeatable: Whether a request that may have arrived can be sent again.
+    """
     if isinstance(error, TimeoutError):
-        return Failure(AvaturnTimeoutError(f"{doing}: silence for {limit:g} s"))
-    return Failure(
-        AvaturnConnectionError(f"{doing}: {reason(error)}"),
-        unsent=isinstance(error, aiohttp.ClientConnectorError),
-        # A certificate that is wrong now is wrong in a second, too.
-        hopeless=isinstance(error, aiohttp.ClientConnectorCertificateError),
-    )
+        words = f"{doing}: silence for {limit:g} s"
+        return Failure(AvaturnTimeoutError(words), hopeless=not repeatable)
+    # Without a connection it provably never left. A certificate that is wrong now is wrong in a second, too.
+    unsent = isinstance(error, aiohttp.ClientConnectorError)
+    hopeless = isinstance(error, aiohttp.ClientConnectorCertificateError) or not (repeatable or unsent)
+    return Failure(AvaturnConnectionError(f"{doing}: {reason(error)}"), hopeless=hopeless)
 
 
 def reason(error: Exception) -> str:
