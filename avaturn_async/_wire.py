@@ -40,6 +40,7 @@ _HEADERS = {
 }
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MOST_REDIRECTS = 5
+_REMEDY = "(allow_private_urls=True is for tests)"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _NAME = re.compile(r"(?=.{1,254}\Z)(?:[a-z0-9_-]{1,63}\.)*[a-z0-9_-]{1,63}\.?", re.IGNORECASE)
 # Chunks arrive whole up to this size, and the network runs on while one is written to the disk.
@@ -230,14 +231,14 @@ class Wire:
         else:
             self._responses.add(response)
             return response
-        raise TransferError(f"{doing}: refused, {words}")
+        raise TransferError(f"{doing}: refused, {words} {_REMEDY}")
 
     def _session(self, doing: str, url: URL) -> aiohttp.ClientSession:
         if self._closed:
             raise ClientClosedError("this AvaturnClient is closed: make a new one")
         trusted = self._trusts(url)
         if not trusted and not is_name_or_public(url.raw_host or ""):
-            raise TransferError(f"{doing}: refused, its address is not public")
+            raise TransferError(f"{doing}: refused, its address is not public {_REMEDY}")
         if self._resolver is None:
             self._resolver = self._given_resolver or aiohttp.DefaultResolver()
         if trusted not in self._sessions:
