@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from datetime import timedelta
 from email.utils import parsedate_to_datetime
 from pathlib import PurePosixPath
-from typing import Any
+from typing import TypeAlias
 
 import aiohttp
 from yarl import URL
@@ -18,7 +18,8 @@ from avaturn_async._threads import in_thread
 from avaturn_async._wire import NETWORK_ERRORS, Attempts, Failure, Wire, connection_failure, reason
 from avaturn_async.errors import TransferError
 
-Progress = Callable[[int, int | None], Any]
+OnProgress: TypeAlias = Callable[[int, int | None], object]
+"""Called with the bytes that are across, and those in all, None while nobody knows."""
 
 _OK = 200
 _PARTIAL = 206
@@ -47,7 +48,7 @@ class Download:
         *,
         limit: float,
         max_bytes: int | None,
-        on_progress: Progress | None,
+        on_progress: OnProgress | None,
     ) -> None:
         self._wire = wire
         self._url = url

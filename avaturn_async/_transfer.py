@@ -14,16 +14,17 @@ import aiohttp
 from aiohttp.abc import AbstractResolver
 from yarl import URL
 
-from avaturn_async import _download, _upload
 from avaturn_async._arguments import seconds
+from avaturn_async._download import Download, OnProgress
 from avaturn_async._files import Part, target_of
 from avaturn_async._photos import Photo, Photos
 from avaturn_async._retry import RetryPolicy
 from avaturn_async._threads import in_thread
+from avaturn_async._upload import Form, OnSent, upload
 from avaturn_async._wire import Attempts, Wire
 from avaturn_async.models import BodyType
 
-__all__ = ["Photo", "Transfers"]
+__all__ = ["OnProgress", "Photo", "Transfers"]
 
 
 class Transfers:
@@ -82,7 +83,7 @@ class Transfers:
         side_2: Photo,
         body_type: BodyType | str,
         telephoto: bool = False,
-        on_progress: _upload.Progress | None = None,
+        on_progress: OnSent | None = None,
         timeout: float | None = None,
     ) -> None:
         """Send the photos of a new avatar to the ``upload_url`` that came with it.
@@ -116,11 +117,9 @@ class Transfers:
         photos = Photos()
         try:
             await in_thread(photos.open, {"frontal": frontal, "side_1": side_1, "side_2": side_2})
-            form = _upload.Form(photos, body_type=str(body_type), telephoto=telephoto)
+            form = Form(photos, body_type=str(body_type), telephoto=telephoto)
             attempts = self._attempts()
-            await _upload.upload(
-                self._wire, url, form, limit=limit, on_progress=on_progress, attempts=attempts
-            )
+            await upload(self._wire, url, form, limit=limit, on_progress=on_progress, attempts=attempts)
         finally:
             await in_thread(photos.close)
 
@@ -129,7 +128,7 @@ class Transfers:
         url: str,
         destination: str | os.PathLike[str],
         *,
-        on_progress: _download.Progress | None = None,
+        on_progress: OnProgress | None = None,
         max_bytes: int | None = None,
         timeout: float | None = None,
     ) -> Path:
@@ -164,7 +163,7 @@ class Transfers:
         part = Part(target)
         try:
             await in_thread(part.open)
-            download = _download.Download(
+            download = Download(
                 self._wire, checked, part, limit=limit, max_bytes=max_bytes, on_progress=on_progress
             )
             await download.run(self._attempts())

@@ -9,7 +9,7 @@ import asyncio
 import re
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any, Self
+from typing import Self, TypeAlias
 
 import aiohttp
 from yarl import URL
@@ -20,7 +20,8 @@ from avaturn_async._threads import in_thread
 from avaturn_async._wire import NETWORK_ERRORS, Attempts, Failure, Wire, connection_failure
 from avaturn_async.errors import AvaturnDecodeError, TransferError
 
-Progress = Callable[[int, int], Any]
+OnSent: TypeAlias = Callable[[int, int], object]
+"""Called with the bytes sent, and those in all."""
 
 _FIELDS = {"frontal": "image-frontal", "side_1": "image-side-1", "side_2": "image-side-2"}
 _SUFFIXES = {"image/jpeg": "jpg", "image/png": "png", "image/webp": "webp", "image/heic": "heic"}
@@ -78,7 +79,7 @@ def _part_head(boundary: str, name: str, file_name: str = "", content_type: str 
 class _Body(AsyncIterator[bytes]):
     """A form on its way out, in one attempt. aiohttp takes it from here piece by piece."""
 
-    def __init__(self, form: Form, alive: Callable[[], None], on_progress: Progress | None) -> None:
+    def __init__(self, form: Form, alive: Callable[[], None], on_progress: OnSent | None) -> None:
         self._form = form
         self._pieces = form.pieces()
         self._alive = alive
@@ -115,7 +116,7 @@ class _Body(AsyncIterator[bytes]):
 
 
 async def upload(
-    wire: Wire, url: URL, form: Form, *, limit: float, on_progress: Progress | None, attempts: Attempts
+    wire: Wire, url: URL, form: Form, *, limit: float, on_progress: OnSent | None, attempts: Attempts
 ) -> None:
     """Send the form; again only when there was no connection, so that nothing can have arrived.
 
@@ -125,13 +126,11 @@ async def upload(
         TransferError: The host is refused, or the server said no.
     """
     while failure := await _attempt(wire, url, form, limit, on_progress):
-        if not failure.unsent:
-            raise failure.error
         await attempts.sleep_or_raise(failure)
 
 
 async def _attempt(
-    wire: Wire, url: URL, form: Form, limit: float, on_progress: Progress | None
+    wire: Wire, url: URL, form: Form, limit: float, on_progress: OnSent | None
 ) -> Failure | None:
     doing = f"upload to {url.raw_host}"
     loop = asyncio.get_running_loop()
@@ -157,16 +156,33 @@ async def _attempt(
                 alive()
                 content = await _read(response)
     except NETWORK_ERRORS as error:
-        failure = connection_failure(doing, error, limit)
+        failure = connection_failure(doing, error, limit, repeatable=False)
     if body.trouble is not None:
         raise body.trouble
+    _check_status(doing, url, status, content)
+    if failure is None:
+        _check_answer(doing, content, body.sent, form.size)
+    return failure
+
+
+def _check_status(doing: str, url: URL, status: int, content: bytes) -> None:
     if status and not 200 <= status < 300:  # noqa: PLR2004 - the 2xx
         raise TransferError(f"{doing}: {status}{_words(content, url)}", status)
-    if failure is None and body.sent != form.size:
-        raise TransferError(f"{doing}: answered when {body.sent} of {form.size} bytes were sent")
-    if failure is None and content.strip():
-        _check_json(doing, content)
-    return failure
+
+
+def _check_answer(doing: str, content: bytes, sent: int, size: int) -> None:
+    """See that an answer is JSON. Which values its ``status`` takes is not published, so nothing reads it."""
+    if sent != size:
+        raise TransferError(f"{doing}: answered when {sent} of {size} bytes were sent")
+    if not content.strip():
+        return
+    try:
+        loads(content)
+    except AvaturnDecodeError as error:
+        message = str(error)
+    else:
+        return
+    raise AvaturnDecodeError(f"{doing}: {message}")
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:
@@ -175,17 +191,6 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
     while len(content) < _LONGEST_ANSWER and (chunk := await response.content.readany()):
         content += chunk
     return content
-
-
-def _check_json(doing: str, content: bytes) -> None:
-    """See that an answer is JSON. Which values its ``status`` takes is not published, so nothing reads it."""
-    try:
-        loads(content)
-    except AvaturnDecodeError as error:
-        message = str(error)
-    else:
-        return
-    raise AvaturnDecodeError(f"{doing}: {message}")
 
 
 def _words(content: bytes, url: URL) -> str:

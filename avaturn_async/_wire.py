@@ -40,6 +40,7 @@ _HEADERS = {
 }
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MOST_REDIRECTS = 5
+_REMEDY = "(allow_private_urls=True is for tests)"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _NAME = re.compile(r"(?=.{1,254}\Z)(?:[a-z0-9_-]{1,63}\.)*[a-z0-9_-]{1,63}\.?", re.IGNORECASE)
 # Chunks arrive whole up to this size, and the network runs on while one is written to the disk.
@@ -51,24 +52,28 @@ class Failure:
     """An attempt that failed, and what speaks for or against another."""
 
     error: AvaturnError
-    unsent: bool = False
-    """The request provably never left: there was no connection."""
     hopeless: bool = False
-    """It would fail again."""
+    """It would fail again, or must not be made again."""
     retry_after: str | None = None
     """The header of that name, as it was sent."""
 
 
-def connection_failure(doing: str, error: Exception, limit: float) -> Failure:
-    """The failure behind one of NETWORK_ERRORS, in words that hold no URL."""
+def connection_failure(doing: str, error: Exception, limit: float, *, repeatable: bool = True) -> Failure:
+    """The failure behind one of NETWORK_ERRORS, in words that hold no URL.
+
+    Args:
+        doing: What was tried, and with which host.
+        error: The error.
+        limit: Seconds of silence that were allowed.
+        repeatable: Whether a request that may have arrived can be sent again.
+    """
     if isinstance(error, TimeoutError):
-        return Failure(AvaturnTimeoutError(f"{doing}: silence for {limit:g} s"))
-    return Failure(
-        AvaturnConnectionError(f"{doing}: {reason(error)}"),
-        unsent=isinstance(error, aiohttp.ClientConnectorError),
-        # A certificate that is wrong now is wrong in a second, too.
-        hopeless=isinstance(error, aiohttp.ClientConnectorCertificateError),
-    )
+        words = f"{doing}: silence for {limit:g} s"
+        return Failure(AvaturnTimeoutError(words), hopeless=not repeatable)
+    # Without a connection it provably never left. A certificate that is wrong now is wrong in a second, too.
+    unsent = isinstance(error, aiohttp.ClientConnectorError)
+    hopeless = isinstance(error, aiohttp.ClientConnectorCertificateError) or not (repeatable or unsent)
+    return Failure(AvaturnConnectionError(f"{doing}: {reason(error)}"), hopeless=hopeless)
 
 
 def reason(error: Exception) -> str:
@@ -226,14 +231,14 @@ class Wire:
         else:
             self._responses.add(response)
             return response
-        raise TransferError(f"{doing}: refused, {words}")
+        raise TransferError(f"{doing}: refused, {words} {_REMEDY}")
 
     def _session(self, doing: str, url: URL) -> aiohttp.ClientSession:
         if self._closed:
             raise ClientClosedError("this AvaturnClient is closed: make a new one")
         trusted = self._trusts(url)
         if not trusted and not is_name_or_public(url.raw_host or ""):
-            raise TransferError(f"{doing}: refused, its address is not public")
+            raise TransferError(f"{doing}: refused, its address is not public {_REMEDY}")
         if self._resolver is None:
             self._resolver = self._given_resolver or aiohttp.DefaultResolver()
         if trusted not in self._sessions:

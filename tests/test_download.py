@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
+import logging
 import os
 import re
+import secrets
 import stat
 import tempfile
 import threading
@@ -270,6 +273,7 @@ async def test_a_directory_that_cannot_be_synced_is_no_error(
         ("/a/%E2%80%AEblg.exe", "_blg.exe"),
         ("/a/" + "x" * 300 + ".glb", "x" * 116 + ".glb"),
         ("/a/x." + "y" * 300, "x." + "y" * 118),
+        ("/a/" + "x" * 119 + "." + "y" * 50, "x" * 119),
     ],
 )
 def test_the_name_from_a_url_stays_in_its_directory(raw_path: str, name: str) -> None:
@@ -344,6 +348,12 @@ async def test_a_cut_file_is_resumed_where_it_ended(tmp_path: Path) -> None:
     assert {r.headers.get("if-range") for r in server.requests[1:]} == {'"v1"'}
     assert made.slept == [0.25, 0.5]
     assert seen == sorted(set(seen))
+
+
+async def test_a_file_of_which_nothing_came_is_not_asked_for_in_parts(tmp_path: Path) -> None:
+    async with serve(file(cut=0), file()) as server, unguarded() as made:
+        await made.transfers.download(server.url, tmp_path)
+    assert "range" not in server.requests[1].headers
 
 
 async def test_a_date_that_is_old_enough_serves_in_place_of_an_etag(tmp_path: Path) -> None:
@@ -800,6 +810,41 @@ async def test_a_directory_that_may_not_be_written_is_an_error_before_anything_i
         assert server.requests == []
 
 
+async def test_the_directory_of_the_process_may_change_on_the_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "inner").mkdir()
+    monkeypatch.chdir(tmp_path)
+    async with serve(file()) as server, unguarded() as made:
+        await made.transfers.download(server.url, "me.glb", on_progress=lambda *_: os.chdir("inner"))
+    assert left_in(tmp_path) == ["inner", "me.glb"]
+
+
+def test_a_link_in_the_place_of_the_temporary_file_is_not_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    precious = tmp_path / "precious"
+    precious.write_bytes(b"precious")
+    monkeypatch.setattr(secrets, "token_hex", lambda _: "guessed")
+    (tmp_path / ".avaturn-guessed.part").symlink_to(precious)
+    part = Part(tmp_path / "x")
+    with pytest.raises(FileExistsError):
+        part.open()
+    part.discard()
+    assert left_in(tmp_path) == [".avaturn-guessed.part", "precious"]
+    assert precious.read_bytes() == b"precious"
+
+
+def test_a_part_is_written_out_before_it_is_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda fd: sizes.append(os.fstat(fd).st_size))
+    part = Part(tmp_path / "x")
+    part.open()
+    part.append([b"abc"])
+    part.commit()
+    assert sizes[0] == 3
+
+
 def test_a_part_is_opened_before_it_is_used(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError):
         Part(tmp_path / "x").append([])
@@ -857,7 +902,9 @@ async def test_a_download_cancelled_while_it_waits_leaves_nothing(tmp_path: Path
     assert left_in(tmp_path) == []
 
 
-async def test_work_that_fails_after_its_caller_was_cancelled_is_not_reported_as_lost() -> None:
+async def test_work_that_fails_after_its_caller_was_cancelled_is_not_reported_as_lost(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     go_on = threading.Event()
 
     def fail() -> None:
@@ -870,6 +917,9 @@ async def test_work_that_fails_after_its_caller_was_cancelled_is_not_reported_as
     go_on.set()
     with pytest.raises(asyncio.CancelledError):
         await task
+    del task
+    gc.collect()
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
 async def test_many_downloads_at_once_do_not_disturb_each_other(tmp_path: Path) -> None:
@@ -879,6 +929,26 @@ async def test_many_downloads_at_once_do_not_disturb_each_other(tmp_path: Path) 
         )
     assert all(path.read_bytes() == MODEL for path in paths)
     assert len(left_in(tmp_path)) == 20
+
+
+async def test_no_download_waits_for_another_to_end(tmp_path: Path) -> None:
+    everybody = asyncio.Event()
+
+    async def stall(request: Request) -> None:
+        if len(server.requests) == 101:
+            everybody.set()
+        await request.over.wait()
+
+    async with serve(stall) as server, unguarded() as made:
+        tasks = [
+            asyncio.create_task(made.transfers.download(server.url, tmp_path / f"{n}.glb"))
+            for n in range(101)
+        ]
+        await everybody.wait()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    assert left_in(tmp_path) == []
 
 
 async def test_a_large_download_needs_little_memory(tmp_path: Path) -> None:
