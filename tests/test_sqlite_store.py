@@ -402,7 +402,7 @@ async def _play(path: Path, acts: list[tuple[Any, ...]]) -> None:
         assert await ours.state() == await theirs.state()
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(acts=st.lists(_ACTS, max_size=25))
 def test_it_does_what_a_store_in_memory_does(
     tmp_path_factory: pytest.TempPathFactory, acts: list[tuple[Any, ...]]
@@ -489,6 +489,24 @@ async def test_one_that_fails_does_not_disturb_those_it_shares_a_commit_with(pat
         assert (first, last) == (1, 2)
         assert isinstance(failed, StoreFullError)
         assert [event.body for event in await store.read(_AVATAR)] == bodies[::2]
+
+
+async def test_one_that_fails_halfway_leaves_nothing_behind(path: Path) -> None:
+    def fail_halfway(desk: Desk) -> None:
+        desk.tables.append(arrival("half"))
+        raise ValueError("halfway")
+
+    async with opened(path) as store:
+        async with Pause(store):
+            first = asyncio.ensure_future(store.append(arrival("one")))
+            await asyncio.sleep(0)
+            failed = engine_of(store).write(fail_halfway)
+            last = asyncio.ensure_future(store.append(arrival("two")))
+        with pytest.raises(ValueError, match="halfway"):
+            await failed
+        assert (await first, await last) == (1, 2)
+        assert not await store.seen("half")
+        assert (await store.sizes())["events"] == 2
 
 
 async def test_one_with_which_sqlite_gives_up_the_whole_transaction_does_not_either(path: Path) -> None:

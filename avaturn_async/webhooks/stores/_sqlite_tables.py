@@ -167,8 +167,8 @@ class Tables:
         if self._bound(subject, now) is None:
             self._lead_late(subject, session_id, now)
         self._db.execute(
-            """INSERT INTO bindings (subject, expires, session_id) VALUES (?1, ?2, ?3)
-            ON CONFLICT (subject) DO UPDATE SET expires = ?2, session_id = ?3""",
+            """INSERT INTO bindings (subject, expires, session_id) VALUES (?, ?, ?) ON CONFLICT (subject)
+            DO UPDATE SET expires = excluded.expires, session_id = excluded.session_id""",
             (subject, now + self._terms.ttl, session_id),
         )
         self._renew(session_id, now)
@@ -235,10 +235,10 @@ class Tables:
     def _drop_expired(self, limit: int, now: float) -> int:
         # Mostly nothing has, and asking is cheaper than trying.
         (some,) = self._db.execute(
-            """SELECT EXISTS (SELECT 1 FROM events WHERE expires <= ?1)
-            OR EXISTS (SELECT 1 FROM sessions WHERE expires <= ?1)
-            OR EXISTS (SELECT 1 FROM bindings WHERE expires <= ?1)""",
-            (now,),
+            """SELECT EXISTS (SELECT 1 FROM events WHERE expires <= ?)
+            OR EXISTS (SELECT 1 FROM sessions WHERE expires <= ?)
+            OR EXISTS (SELECT 1 FROM bindings WHERE expires <= ?)""",
+            (now, now, now),
         ).fetchone()
         if not some:
             return 0
