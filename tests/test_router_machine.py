@@ -27,7 +27,7 @@ from avaturn_async.webhooks.events import AvatarReady, Event, ExportReady, Rende
 from avaturn_async.webhooks.router import SessionRouter
 from avaturn_async.webhooks.stores.memory import MemoryStore
 
-TTL = 60.0
+TTL = 20.0
 FAR = 99
 
 
@@ -134,7 +134,8 @@ class Iteration:
     """How much of the topic it has gone through."""
 
 
-NUMBERS = st.integers(1, 3)
+# So few that they meet.
+NUMBERS = st.integers(1, 2)
 TOPICS = st.one_of(
     st.builds(lambda n: {"session_id": session_id(n)}, NUMBERS),
     st.builds(lambda n: {"avatar_id": avatar_id(n)}, NUMBERS),
@@ -172,7 +173,7 @@ class RouterMachine(RuleBasedStateMachine):
 
     @rule(edits=MAYBE)
     def somebody_opens_a_session(self, edits: int | None) -> None:
-        if self.api.opened == 3:
+        if self.api.opened == 2:
             return
         edited = None if edits is None else avatar_id(edits)
         config = None if edited is None else EditExisting(avatar_id=edited)
@@ -204,7 +205,7 @@ class RouterMachine(RuleBasedStateMachine):
 
     @rule(avatar=NUMBERS, session=NUMBERS)
     def somebody_asks_for_a_render(self, avatar: int, session: int) -> None:
-        self.api.render %= 3
+        self.api.render %= 2
         asked = self.router.render_user_avatar(
             self.api.client, avatar_id(avatar), session=session_id(session)
         )
@@ -243,7 +244,7 @@ class RouterMachine(RuleBasedStateMachine):
         assert self.runner.run(both())
         self._settle()
 
-    @rule(seconds=st.sampled_from([1, 7, 25, 61]))
+    @rule(seconds=st.sampled_from([1, 6, 13]))
     def time_passes(self, seconds: int) -> None:
         self.runner.run(asyncio.sleep(seconds))
         self._settle()
@@ -271,8 +272,10 @@ class RouterMachine(RuleBasedStateMachine):
     def somebody_looks_for_a_session(self, session: int) -> None:
         self._is_allowed(session, self.router.session(session_id(session)))
 
-    @rule()
-    def the_router_is_closed_and_started_again(self) -> None:
+    @rule(now=st.sampled_from([False, False, False, True]))
+    def the_router_is_closed_and_started_again(self, now: bool) -> None:  # noqa: FBT001 - drawn
+        if not now:
+            return
         for waiter in self.waiters:
             waiter.gets = RouterClosedError
         self.runner.run(self.router.close())
@@ -390,5 +393,5 @@ class RouterMachine(RuleBasedStateMachine):
         self.given[event.position] = event
 
 
-RouterMachine.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+RouterMachine.TestCase.settings = settings(max_examples=100, stateful_step_count=60, deadline=None)
 TestRouter = RouterMachine.TestCase
