@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 from uuid import UUID
-
-import attrs
 
 from avaturn_async import (
     Avatar,
@@ -17,11 +14,19 @@ from avaturn_async import (
     ScanStatus,
     Session,
     TaskStatus,
-    WebhookPayloadError,
 )
-from avaturn_async.webhooks import events as _events
-from avaturn_async.webhooks.events import AvatarReady, Event, ExportReady, RenderReady, UnknownEvent
+from avaturn_async.webhooks.events import (
+    AvatarReady,
+    Event,
+    ExportReady,
+    RenderReady,
+    UnknownEvent,
+    event_body,
+    parse_event,
+)
 from avaturn_async.webhooks.router import SessionRouter
+
+E = TypeVar("E", AvatarReady, ExportReady, RenderReady, UnknownEvent)
 
 
 def uid(kind: int, n: int) -> UUID:
@@ -42,31 +47,36 @@ def render_id(n: int) -> UUID:
 
 
 def avatar_ready(avatar: int, session: int | None = None, **fields: Any) -> AvatarReady:
-    named = None if session is None else session_id(session)
-    return AvatarReady(avatar_id=avatar_id(avatar), session_id=named, **fields)
+    return _posted(AvatarReady(avatar_id=avatar_id(avatar), session_id=_named(session), **fields))
 
 
 def export_ready(avatar: int, session: int | None = None, **fields: Any) -> ExportReady:
-    named = None if session is None else session_id(session)
     fields = {"user_id": "user", "status": TaskStatus.READY, **fields}
-    return ExportReady(avatar_id=avatar_id(avatar), session_id=named, **fields)
+    return _posted(ExportReady(avatar_id=avatar_id(avatar), session_id=_named(session), **fields))
 
 
 def render_ready(avatar: int, render: int, session: int | None = None, **fields: Any) -> RenderReady:
-    named = None if session is None else session_id(session)
-    fields = {"user_id": "user", "status": TaskStatus.READY, **fields}
-    return RenderReady(avatar_id=avatar_id(avatar), id=render_id(render), session_id=named, **fields)
+    fields = {"user_id": "user", "status": TaskStatus.READY, "session_id": _named(session), **fields}
+    return _posted(RenderReady(avatar_id=avatar_id(avatar), id=render_id(render), **fields))
 
 
-def body_of(event: Event) -> bytes:
-    """A body that is read as this event."""
-    fields = attrs.asdict(event, recurse=False)
-    kept = {k: v for k, v in fields.items() if k not in ("raw", "position", "problems") and v is not None}
-    return json.dumps({name: str(value) for name, value in kept.items()}).encode()
+def unknown(name: str, **fields: Any) -> UnknownEvent:
+    return _posted(UnknownEvent(event=name, **fields))
+
+
+def _named(session: int | None) -> UUID | None:
+    return None if session is None else session_id(session)
+
+
+def _posted(event: E) -> E:
+    """The event as it would be read, with everything in ``raw``."""
+    read = parse_event(event_body(event))
+    assert type(read) is type(event)
+    return read
 
 
 async def publish(router: SessionRouter, event: Event, key: str | None = None) -> bool:
-    body = body_of(event)
+    body = event_body(event)
     return await router.publish(event, key=body.hex() if key is None else key, body=body)
 
 
@@ -118,28 +128,3 @@ async def _nothing(_: str) -> None:
 def nobody_waits(router: SessionRouter) -> bool:
     """Whether no waiter, and no key of one, is left behind in a router."""
     return not router._inbox._hints
-
-
-def _parse_event(body: bytes) -> Event:
-    """Until there is a real one."""
-    try:
-        sent = json.loads(body)
-    except ValueError:
-        raise WebhookPayloadError("not JSON") from None
-    sent = {
-        name: UUID(value) if name in ("avatar_id", "session_id", "id") else value
-        for name, value in sent.items()
-    }
-    name = sent.pop("event")
-    known: dict[str, Any] = {
-        "avatar.ready": AvatarReady,
-        "export.ready": ExportReady,
-        "render.ready": RenderReady,
-    }
-    if name not in known:
-        return UnknownEvent(event=name, **sent)
-    event: Event = known[name](**sent)
-    return event
-
-
-vars(_events).setdefault("parse_event", _parse_event)

@@ -15,6 +15,7 @@ from routing import (
     render_id,
     render_ready,
     session_id,
+    unknown,
 )
 from virtual_time import virtual
 
@@ -28,7 +29,7 @@ from avaturn_async import (
     TaskStatus,
 )
 from avaturn_async.webhooks.confirmation import ConfirmByApi
-from avaturn_async.webhooks.events import Event, ExportReady, RenderReady, UnknownEvent
+from avaturn_async.webhooks.events import Event, ExportReady, RenderReady
 from avaturn_async.webhooks.router import SessionRouter
 
 ANNA, BERT = "anna", "bert"
@@ -164,7 +165,7 @@ def test_a_session_id_is_kept_only_if_it_is_of_the_same_user(named: int | None, 
         (render_ready(1, 9, 1), []),
         (render_ready(2, 1), [LIST_ANNA]),
         (render_ready(9, 1), [LIST_ANNA]),
-        (UnknownEvent(event="avatar.deleted", avatar_id=avatar_id(1), session_id=session_id(1)), []),
+        (unknown("avatar.deleted", avatar_id=avatar_id(1), session_id=session_id(1)), []),
     ],
 )
 def test_a_forged_event_is_not_believed(event: Event, calls: list[str]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from unittest.mock import AsyncMock
 
 import pytest
-from routing import Api, avatar_id, avatar_ready, export_ready, publish, render_ready, session_id
+from routing import Api, avatar_id, avatar_ready, export_ready, publish, render_ready, session_id, unknown
 from virtual_time import virtual
 
 from avaturn_async import RouterClosedError, StoreError
@@ -76,10 +76,10 @@ async def test_each_handler_gets_the_events_that_it_is_for() -> None:
         seen.append(("avatars", event))
 
     @router.on(UnknownEvent)
-    async def unknown(event: UnknownEvent, _session: RoutedSession | None) -> None:
-        seen.append(("unknown", event))
+    async def others(event: UnknownEvent, _session: RoutedSession | None) -> None:
+        seen.append(("others", event))
 
-    strange = UnknownEvent(event="avatar.deleted", avatar_id=avatar_id(1))
+    strange = unknown("avatar.deleted", avatar_id=avatar_id(1))
     async with router:
         for event in (avatar_ready(1), export_ready(2), render_ready(3, 3), strange):
             await publish(router, event)
@@ -88,7 +88,7 @@ async def test_each_handler_gets_the_events_that_it_is_for() -> None:
         ("avatars", avatar_ready(1)),
         ("both", avatar_ready(1)),
         ("both", export_ready(2)),
-        ("unknown", strange),
+        ("others", strange),
     ]
 
 
@@ -239,10 +239,10 @@ async def test_one_that_hangs_and_one_that_fails_disturb_no_other() -> None:
         seen.append(now())
 
     async with router:
-        for n in range(100):
+        for n in range(10):
             await publish(router, avatar_ready(n))
         await asyncio.sleep(1)
-        assert seen == [0] * 100
+        assert seen == [0] * 10
 
 
 @virtual
@@ -477,13 +477,13 @@ async def test_what_belongs_to_nobody_is_told_after_a_grace() -> None:
         await publish(router, avatar_ready(4, 9))
         await publish(router, export_ready(5))
         await publish(router, render_ready(6, 6))
-        await publish(router, UnknownEvent(event="strange"))
+        await publish(router, unknown("strange"))
         await asyncio.sleep(60)
     assert sorted(seen, key=lambda item: item[0].position) == [
         (avatar_ready(4, 9), 5),
         (export_ready(5), 5),
         (render_ready(6, 6), 5),
-        (UnknownEvent(event="strange"), 5),
+        (unknown("strange"), 5),
     ]
 
 

@@ -15,13 +15,13 @@ from routing import (
     Api,
     avatar_id,
     avatar_ready,
-    body_of,
     export_ready,
     nobody_waits,
     publish,
     render_id,
     render_ready,
     session_id,
+    unknown,
 )
 from virtual_time import virtual
 
@@ -34,7 +34,14 @@ from avaturn_async import (
     StoreFullError,
     UnknownSessionError,
 )
-from avaturn_async.webhooks.events import AvatarReady, Event, ExportReady, RenderReady, UnknownEvent
+from avaturn_async.webhooks.events import (
+    AvatarReady,
+    Event,
+    ExportReady,
+    RenderReady,
+    UnknownEvent,
+    event_body,
+)
 from avaturn_async.webhooks.router import RoutedSession, SessionRouter
 from avaturn_async.webhooks.stores import StoredEvent
 from avaturn_async.webhooks.stores.memory import MemoryStore
@@ -204,12 +211,12 @@ async def test_a_wait_passes_over_other_types() -> None:
     async with SessionRouter() as router:
         [session] = await opened(router)
         waiter = asyncio.create_task(session.wait_for(RenderReady, timeout=60))
-        unknown = UnknownEvent(event="avatar.deleted", avatar_id=avatar_id(1), session_id=session_id(1))
-        for event in (avatar_ready(1, 1), export_ready(1), unknown, render_ready(1, 1)):
+        strange = unknown("avatar.deleted", avatar_id=avatar_id(1), session_id=session_id(1))
+        for event in (avatar_ready(1, 1), export_ready(1), strange, render_ready(1, 1)):
             await asyncio.sleep(1)
             await publish(router, event)
         assert await waiter == render_ready(1, 1)
-        assert await session.wait_for(UnknownEvent, timeout=0) == unknown
+        assert await session.wait_for(UnknownEvent, timeout=0) == strange
 
 
 @virtual
@@ -454,6 +461,18 @@ async def test_the_newest_session_takes_what_comes_after_it_opened() -> None:
 
 
 @virtual
+async def test_a_render_reaches_who_asked_for_it_although_the_avatar_is_anothers() -> None:
+    api = Api()
+    async with SessionRouter() as router:
+        owner, asker = await opened(router, 2)
+        await publish(router, avatar_ready(1, 1))
+        await router.render_user_avatar(api.client, avatar_id(1), session=asker)
+        await publish(router, render_ready(1, 1))
+        assert await asker.wait_for(RenderReady, timeout=0) == render_ready(1, 1)
+        assert await everything(owner) == [avatar_ready(1, 1)]
+
+
+@virtual
 async def test_what_is_asked_for_goes_to_the_api_as_it_is() -> None:
     api = Api()
     async with SessionRouter() as router:
@@ -557,7 +576,7 @@ async def test_what_was_stored_before_is_read_from_its_body() -> None:
 async def test_a_body_counts_for_more_than_what_is_remembered_of_its_position() -> None:
     router = SessionRouter()
     await publish(router, avatar_ready(1, 1))
-    another = StoredEvent(position=1, cursor=1, body=body_of(avatar_ready(2, 2)), session_id=None)
+    another = StoredEvent(position=1, cursor=1, body=event_body(avatar_ready(2, 2)), session_id=None)
     assert router._inbox.event(another) == avatar_ready(2, 2)
 
 

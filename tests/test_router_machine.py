@@ -9,12 +9,11 @@ from uuid import UUID
 from attrs import define, field
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from routing import (
     Api,
     avatar_id,
     avatar_ready,
-    body_of,
     export_ready,
     render_id,
     render_ready,
@@ -23,11 +22,11 @@ from routing import (
 from virtual_time import VirtualLoop
 
 from avaturn_async import AvaturnTimeoutError, EditExisting, RouterClosedError, UnknownSessionError
-from avaturn_async.webhooks.events import AvatarReady, Event, ExportReady, RenderReady
+from avaturn_async.webhooks.events import AvatarReady, Event, ExportReady, RenderReady, event_body
 from avaturn_async.webhooks.router import SessionRouter
 from avaturn_async.webhooks.stores.memory import MemoryStore
 
-TTL = 20.0
+TTL = 30.0
 FAR = 99
 
 
@@ -170,6 +169,10 @@ class RouterMachine(RuleBasedStateMachine):
         self.runner.run(self.router.start())
 
     # What can happen
+
+    @initialize(edits=MAYBE)
+    def somebody_has_opened_a_session(self, edits: int | None) -> None:
+        self.somebody_opens_a_session(edits)
 
     @rule(edits=MAYBE)
     def somebody_opens_a_session(self, edits: int | None) -> None:
@@ -321,7 +324,7 @@ class RouterMachine(RuleBasedStateMachine):
     async def _publish(self, event: Event, key: str) -> bool:
         self.model.now = self.loop.time()
         kept = self.model.is_kept(key)
-        stored = await self.router.publish(event, key=key, body=body_of(event))
+        stored = await self.router.publish(event, key=key, body=event_body(event))
         if not kept:
             self.model.publish(event, key)
         return stored
@@ -393,5 +396,5 @@ class RouterMachine(RuleBasedStateMachine):
         self.given[event.position] = event
 
 
-RouterMachine.TestCase.settings = settings(max_examples=100, stateful_step_count=60, deadline=None)
+RouterMachine.TestCase.settings = settings(max_examples=80, stateful_step_count=50, deadline=None)
 TestRouter = RouterMachine.TestCase

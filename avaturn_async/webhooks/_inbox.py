@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import attrs
 
@@ -178,6 +179,8 @@ class Reader(AsyncIterator[Event]):
             AvaturnTimeoutError: There was none in time.
             RouterClosedError: The router was closed.
         """
+        if math.isnan(timeout):
+            raise ValueError("timeout must be a number of seconds, not NaN")
         if timeout <= 0:
             self._inbox.check_open()
             store = await self._inbox.ready()
@@ -216,6 +219,13 @@ class Reader(AsyncIterator[Event]):
     async def aclose(self) -> None:
         """End the iteration. There is nothing to let go of, but ``contextlib.aclosing`` asks for this."""
         self._ended = True
+
+
+def check_event_type(event_type: Any) -> None:
+    """Raise TypeError for what is not a type of event."""
+    if event_type not in EVENT_TYPES:
+        names = ", ".join(cls.__name__ for cls in EVENT_TYPES)
+        raise TypeError(f"not an event: give one of {names}, not {event_type!r:.60}")
 
 
 def _arrival(event: Event, key: str, body: bytes) -> Arrival:

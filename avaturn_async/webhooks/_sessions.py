@@ -11,7 +11,7 @@ from uuid import UUID
 from attrs import field, frozen
 
 from avaturn_async.errors import UnknownSessionError
-from avaturn_async.models import EditExisting, Export, Render, RenderFormat, Session, SessionConfig
+from avaturn_async.models import EditExisting, Export, Render, RenderFormat, Session, SessionConfig, as_uuid
 from avaturn_async.webhooks._context import context_text
 from avaturn_async.webhooks._inbox import E, Inbox
 from avaturn_async.webhooks.events import Event, RenderReady
@@ -138,3 +138,8 @@ class Sessions:
             asked.remove(answered)
             if not asked:
                 del self._asked[avatar_id]
+
+
+def id_of(session: RoutedSession | UUID | str) -> UUID:
+    """The id of a session, however it is given."""
+    return session.id if isinstance(session, RoutedSession) else as_uuid(session)

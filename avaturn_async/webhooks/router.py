@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import math
 import random
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
@@ -19,8 +18,8 @@ from uuid import UUID
 from avaturn_async.errors import StoreError
 from avaturn_async.models import Export, Render, RenderFormat, SessionConfig, as_uuid
 from avaturn_async.webhooks._handlers import Handlers
-from avaturn_async.webhooks._inbox import EVENT_TYPES, E, Inbox, Reader
-from avaturn_async.webhooks._sessions import RoutedSession, Sessions
+from avaturn_async.webhooks._inbox import E, Inbox, Reader, check_event_type
+from avaturn_async.webhooks._sessions import RoutedSession, Sessions, id_of
 from avaturn_async.webhooks._worker import Limits
 from avaturn_async.webhooks.events import AvatarReady, Event, ExportReady, RenderReady, UnknownEvent
 from avaturn_async.webhooks.stores import EventStore, SessionRecord
@@ -169,7 +168,7 @@ class SessionRouter:
         Raises:
             UnknownSessionError: Nobody opened it, or it is past its time to live.
         """
-        return self._routed(await self.sessions.record(_session_id(session_id)))
+        return self._routed(await self.sessions.record(id_of(session_id)))
 
     async def wait_for(
         self,
@@ -195,9 +194,7 @@ class SessionRouter:
             AvaturnTimeoutError: Nothing came in time.
             RouterClosedError: The router was closed.
         """
-        _check_event_type(event_type)
-        if math.isnan(timeout):
-            raise ValueError("timeout must be a number of seconds, not NaN")
+        check_event_type(event_type)
         reader = self._reader(session_id, avatar_id, render_id, after)
         return await reader.first(event_type, timeout=timeout)
 
@@ -239,7 +236,7 @@ class SessionRouter:
             TypeError: ``event_type`` is no type of event.
             ValueError: The handler is not an async function with these two arguments, or is registered.
         """
-        _check_event_type(event_type)
+        check_event_type(event_type)
 
         def register(handler: Any) -> Any:
             self._handlers.on(event_type, handler)
@@ -266,7 +263,7 @@ class SessionRouter:
         Raises:
             UnknownSessionError: Nobody opened that session; nothing was sent.
         """
-        return await self.sessions.create_export(client, as_uuid(avatar_id), _session_id(session))
+        return await self.sessions.create_export(client, as_uuid(avatar_id), id_of(session))
 
     async def render_user_avatar(
         self,
@@ -282,7 +279,7 @@ class SessionRouter:
         Raises:
             UnknownSessionError: Nobody opened that session; nothing was sent.
         """
-        avatar, opened = as_uuid(avatar_id), _session_id(session)
+        avatar, opened = as_uuid(avatar_id), id_of(session)
         return await self.sessions.render_user_avatar(client, avatar, opened, scene, format)
 
     def _reader(
@@ -320,13 +317,3 @@ class SessionRouter:
             except StoreError as error:
                 _log.warning("the event store could not drop what expired: %s", error)
             self._handlers.wake()
-
-
-def _session_id(session: RoutedSession | UUID | str) -> UUID:
-    return session.id if isinstance(session, RoutedSession) else as_uuid(session)
-
-
-def _check_event_type(event_type: Any) -> None:
-    if event_type not in EVENT_TYPES:
-        names = ", ".join(cls.__name__ for cls in EVENT_TYPES)
-        raise TypeError(f"not an event: give one of {names}, not {event_type!r:.60}")
