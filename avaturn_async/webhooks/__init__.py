@@ -1,6 +1,7 @@
 """Webhooks of Avaturn: verified, stored and brought to whoever opened the session."""
 
 from avaturn_async.errors import RouterClosedError, UnknownSessionError, WebhookPayloadError, WebhookRejected
+from avaturn_async.webhooks.confirmation import ConfirmByApi
 from avaturn_async.webhooks.events import (
     AvatarReady,
     Event,
@@ -31,6 +32,7 @@ __all__ = [
     "AnyOf",
     "AvatarReady",
     "BasicAuth",
+    "ConfirmByApi",
     "Event",
     "EventStore",
     "ExportReady",

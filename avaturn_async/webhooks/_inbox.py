@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
+from typing import Any, TypeVar
 
 import attrs
 
-from avaturn_async.errors import RouterClosedError, StoreError
-from avaturn_async.webhooks.events import AvatarReady, Event, RenderReady, parse_event
+from avaturn_async.errors import AvaturnTimeoutError, RouterClosedError, StoreError
+from avaturn_async.webhooks.events import (
+    AvatarReady,
+    Event,
+    ExportReady,
+    RenderReady,
+    UnknownEvent,
+    parse_event,
+)
 from avaturn_async.webhooks.stores import Arrival, EventStore, StoredEvent
+
+E = TypeVar("E", bound=Event)
+EVENT_TYPES: tuple[type[Event], ...] = (AvatarReady, ExportReady, RenderReady, UnknownEvent)
 
 # A waiter that is woken right after an event came need not parse its body again.
 _MOST_RECENT = 128
@@ -24,36 +36,43 @@ class Inbox:
     could be lost, and a waiter leaves nothing behind, however it ends.
     """
 
-    def __init__(self, store: EventStore, wake: Callable[[], None]) -> None:
-        self.store = store
+    def __init__(self, store: EventStore) -> None:
+        self._store = store
+        self.wake_handlers: Callable[[], None] = _nothing
         self.closing = False
-        self._wake_others = wake
-        self._started = False
+        """Whether nothing more is taken and nobody may wait; what runs may still use the store."""
+        self._closed = False
+        self.started = False
         self._lock = asyncio.Lock()
-        self._unlisten: Callable[[], None] | None = None
+        self._unlisten: Callable[[], None] = _nothing
         self._hints: dict[str, set[asyncio.Future[None]]] = {}
         self._recent: dict[int, tuple[bytes, Event]] = {}
+        self.newest = 0
+        """The position of the last event that came in here."""
 
     async def open(self) -> None:
         """Start the store, also after a close."""
-        self.closing = False
+        self.closing = self._closed = False
         await self.ready()
 
     async def ready(self) -> EventStore:
         """The store, started.
 
         Raises:
-            RouterClosedError: The router is closed or about to be.
+            RouterClosedError: The router is closed.
         """
-        self.check_open()
-        if not self._started:
+        if not self.started:
             async with self._lock:
-                if not self._started:
-                    await self.store.start()
-                    self._unlisten = self.store.listen(self._wake)
-                    self._started = True
-            self.check_open()
-        return self.store
+                await self._start()
+        return self._store
+
+    async def _start(self) -> None:
+        if self._closed:
+            raise RouterClosedError("the router is closed")
+        if not self.started:
+            await self._store.start()
+            self._unlisten = self._store.listen(self._wake)
+            self.started = True
 
     def check_open(self) -> None:
         """Raise RouterClosedError if the router is closed or about to be."""
@@ -63,25 +82,26 @@ class Inbox:
     def refuse(self) -> None:
         """Take nothing more, and have everybody who waits find that out."""
         self.closing = True
-        self._wake(None)
+        self._give_hints(None)
 
     async def close(self) -> None:
         """Stop the store. Twice is fine."""
         self.refuse()
         async with self._lock:
-            if self._unlisten is not None:
+            self._closed = True
+            if self.started:
+                self.started = False
                 self._unlisten()
-                self._unlisten = None
-            if self._started:
-                self._started = False
-                await self.store.close()
+                await self._store.close()
         # A lock belongs to the event loop in which somebody had to wait for it.
         self._lock = asyncio.Lock()
 
     async def add(self, event: Event, *, key: str, body: bytes) -> int:
         """Store an event; its position, or 0 for a duplicate."""
+        self.check_open()
         store = await self.ready()
         position = await store.append(_arrival(event, key, body))
+        self.newest = max(self.newest, position)
         if position and len(body) <= _LONGEST_RECENT:
             self._recent[position] = (body, attrs.evolve(event, position=position))
             if len(self._recent) > _MOST_RECENT:
@@ -111,11 +131,14 @@ class Inbox:
             del self._hints[topic]
 
     def _wake(self, topics: Iterable[str] | None) -> None:
+        self._give_hints(topics)
+        self.wake_handlers()
+
+    def _give_hints(self, topics: Iterable[str] | None) -> None:
         for topic in self._hints if topics is None else topics:
             for hint in self._hints.get(topic, ()):
                 if not hint.done():
                     hint.set_result(None)
-        self._wake_others()
 
 
 class Reader(AsyncIterator[Event]):
@@ -135,6 +158,7 @@ class Reader(AsyncIterator[Event]):
         Raises:
             RouterClosedError: The router was closed.
         """
+        self._inbox.check_open()
         store = await self._inbox.ready()
         while not self._ended:
             hint = self._inbox.expect(self._topic)
@@ -148,9 +172,32 @@ class Reader(AsyncIterator[Event]):
                 self._inbox.forget(self._topic, hint)
         raise StopAsyncIteration
 
-    async def look(self) -> Event | None:
-        """The next event, if it is there."""
-        return await self._next(await self._inbox.ready())
+    async def first(self, event_type: type[E], *, timeout: float) -> E:
+        """The first event of a type; a timeout of 0 only looks.
+
+        Raises:
+            AvaturnTimeoutError: There was none in time.
+            RouterClosedError: The router was closed.
+        """
+        if math.isnan(timeout):
+            raise ValueError("timeout must be a number of seconds, not NaN")
+        if timeout <= 0:
+            self._inbox.check_open()
+            store = await self._inbox.ready()
+            while (event := await self._next(store)) is not None:
+                if isinstance(event, event_type):
+                    return event
+        else:
+            limit = asyncio.timeout(timeout)
+            try:
+                async with limit:
+                    async for event in self:
+                        if isinstance(event, event_type):
+                            return event
+            except TimeoutError:
+                if not limit.expired():
+                    raise
+        raise AvaturnTimeoutError(f"no {event_type.__name__} within {timeout:g} s")
 
     async def _next(self, store: EventStore) -> Event | None:
         while True:
@@ -174,6 +221,13 @@ class Reader(AsyncIterator[Event]):
         self._ended = True
 
 
+def check_event_type(event_type: Any) -> None:
+    """Raise TypeError for what is not a type of event."""
+    if event_type not in EVENT_TYPES:
+        names = ", ".join(cls.__name__ for cls in EVENT_TYPES)
+        raise TypeError(f"not an event: give one of {names}, not {event_type!r:.60}")
+
+
 def _arrival(event: Event, key: str, body: bytes) -> Arrival:
     subjects = () if event.avatar_id is None else (f"avatar:{event.avatar_id}",)
     named = None if event.session_id is None else str(event.session_id)
@@ -182,3 +236,7 @@ def _arrival(event: Event, key: str, body: bytes) -> Arrival:
     if isinstance(event, RenderReady):
         subjects = (f"render:{event.id}", *subjects)
     return Arrival(key=key, body=body, session_id=named, subjects=subjects, binds=binds)
+
+
+def _nothing() -> None:
+    """What is called while there is nothing to call."""

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
-from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+import logging
+import random
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 from uuid import UUID
 
-from attrs import field, frozen
-
-from avaturn_async.errors import AvaturnTimeoutError, UnknownSessionError
-from avaturn_async.models import EditExisting, SessionConfig, as_uuid
-from avaturn_async.webhooks._context import context_text
-from avaturn_async.webhooks._inbox import Inbox, Reader
+from avaturn_async.errors import StoreError
+from avaturn_async.models import Export, Render, RenderFormat, SessionConfig, as_uuid
+from avaturn_async.webhooks._handlers import Handlers
+from avaturn_async.webhooks._inbox import E, Inbox, Reader, check_event_type
+from avaturn_async.webhooks._sessions import RoutedSession, Sessions, id_of
+from avaturn_async.webhooks._worker import Limits
 from avaturn_async.webhooks.events import AvatarReady, Event, ExportReady, RenderReady, UnknownEvent
 from avaturn_async.webhooks.stores import EventStore, SessionRecord
 from avaturn_async.webhooks.stores.memory import MemoryStore
@@ -31,41 +32,15 @@ if TYPE_CHECKING:
 
 __all__ = ["RoutedSession", "SessionRouter"]
 
-E = TypeVar("E", bound=Event)
-_EVENTS = (AvatarReady, ExportReady, RenderReady, UnknownEvent)
+_log = logging.getLogger("avaturn_async.webhooks")
+_EXPIRE_AT_ONCE = 200
 
-
-@frozen(kw_only=True)
-class RoutedSession:
-    """A session that was opened through a router, and the way to its events."""
-
-    id: UUID
-    """Tells the events of this session from those of others."""
-    user_id: str
-    """The Avaturn user that it was opened for."""
-    context: Any = field(default=None, eq=False, repr=False)
-    """What the opener wanted to find again."""
-    url: str | None = field(default=None, eq=False, repr=False)
-    """The page to open for the user. It carries a credential and is not kept: only the opener has it."""
-    _router: SessionRouter = field(alias="router", eq=False, repr=False)
-
-    async def wait_for(self, event_type: type[E], *, timeout: float, after: Event | None = None) -> E:
-        """The first event of a type that reaches this session, also if it is there already.
-
-        Args:
-            event_type: AvatarReady, ExportReady, RenderReady or UnknownEvent.
-            timeout: Seconds to wait; 0 only looks.
-            after: An event that the router gave out: only those that arrived later count.
-
-        Raises:
-            AvaturnTimeoutError: Nothing came in time.
-            RouterClosedError: The router was closed.
-        """
-        return await self._router.wait_for(event_type, session_id=self.id, timeout=timeout, after=after)
-
-    def events(self, after: Event | None = None) -> AsyncIterator[Event]:
-        """Each event of this session once, as it appears, until the router is closed."""
-        return self._router.events(session_id=self.id, after=after)
+_Done = Coroutine[Any, Any, object]
+_OnAvatar = TypeVar("_OnAvatar", bound="Callable[[AvatarReady, RoutedSession | None], _Done]")
+_OnExport = TypeVar("_OnExport", bound="Callable[[ExportReady, RoutedSession | None], _Done]")
+_OnRender = TypeVar("_OnRender", bound="Callable[[RenderReady, RoutedSession | None], _Done]")
+_OnUnknown = TypeVar("_OnUnknown", bound="Callable[[UnknownEvent, RoutedSession | None], _Done]")
+_OnUnrouted = TypeVar("_OnUnrouted", bound=Callable[[Event], _Done])
 
 
 class SessionRouter:
@@ -81,11 +56,35 @@ class SessionRouter:
         store: Where events are kept; by default a MemoryStore.
     """
 
-    def __init__(self, store: EventStore | None = None) -> None:
-        self._inbox = Inbox(MemoryStore() if store is None else store, wake=lambda: None)
+    def __init__(
+        self,
+        store: EventStore | None = None,
+        *,
+        handler_timeout: float = 60.0,
+        handler_attempts: int = 8,
+        handler_backoff: float = 1.0,
+        handler_concurrency: int = 16,
+        _grace: float = 5.0,
+        _random: Callable[[], float] = random.random,
+    ) -> None:
+        limits = Limits(
+            timeout=handler_timeout,
+            attempts=handler_attempts,
+            backoff=handler_backoff,
+            concurrency=handler_concurrency,
+            grace=_grace,
+            random=_random,
+        )
+        self._inbox = Inbox(MemoryStore() if store is None else store)
+        self.sessions = Sessions(self._inbox)
+        """For ConfirmByApi; everything in it that is for others, the router has too."""
+        self._handlers = Handlers(
+            self._inbox, limits, session=self._opener, unrouted=self.sessions.is_unrouted
+        )
+        self._tending: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        await self._inbox.open()
+        await self.start()
         return self
 
     async def __aexit__(
@@ -98,9 +97,30 @@ class SessionRouter:
         """Whether the router is closed, or about to be."""
         return self._inbox.closing
 
+    async def start(self) -> None:
+        """Start the store and the handlers, also after a close. Twice is fine."""
+        if self._inbox.closing:
+            self._handlers.open()
+        await self._inbox.open()
+        self._handlers.wake()
+        if self._tending is None:
+            self._tending = asyncio.create_task(self._tend(), name="tend the event store")
+
     async def close(self) -> None:
-        """Have waiters and iterators raise RouterClosedError, and let go of the store. Twice is fine."""
-        await self._inbox.close()
+        """Have waiters and iterators raise RouterClosedError, drain the handlers, let go of the store.
+
+        Attempts that run are awaited, those that wait to be made again are made at once, for the last time
+        here; what is unfinished then is left to other processes. Twice is fine.
+        """
+        self._inbox.refuse()
+        try:
+            await self._handlers.drain()
+        finally:
+            tending, self._tending = self._tending, None
+            if tending is not None:
+                tending.cancel()
+                await asyncio.wait((tending,))
+            await self._inbox.close()
 
     async def publish(self, event: Event, *, key: str, body: bytes) -> bool:
         """Store an event and wake whoever waits for it.
@@ -139,12 +159,7 @@ class SessionRouter:
             TypeError: ``context`` holds something that is not JSON; nothing was sent.
             ValueError: ``context`` holds a number that is not finite; nothing was sent.
         """
-        text = context_text(context)
-        store = await self._inbox.ready()
-        session = await client.new_session(user_id, config)
-        record = SessionRecord(id=str(session.id), user_id=user_id, context=text)
-        binds = (f"avatar:{config.avatar_id}",) if isinstance(config, EditExisting) else ()
-        await store.save_session(record, binds=binds)
+        session, record = await self.sessions.open(client, user_id, config, context)
         return self._routed(record, url=session.url)
 
     async def session(self, session_id: UUID | str) -> RoutedSession:
@@ -153,7 +168,7 @@ class SessionRouter:
         Raises:
             UnknownSessionError: Nobody opened it, or it is past its time to live.
         """
-        return self._routed(await self._record(session_id))
+        return self._routed(await self.sessions.record(id_of(session_id)))
 
     async def wait_for(
         self,
@@ -179,25 +194,9 @@ class SessionRouter:
             AvaturnTimeoutError: Nothing came in time.
             RouterClosedError: The router was closed.
         """
-        _check_event_type(event_type)
-        if math.isnan(timeout):
-            raise ValueError("timeout must be a number of seconds, not NaN")
+        check_event_type(event_type)
         reader = self._reader(session_id, avatar_id, render_id, after)
-        if timeout <= 0:
-            while (event := await reader.look()) is not None:
-                if isinstance(event, event_type):
-                    return event
-        else:
-            limit = asyncio.timeout(timeout)
-            try:
-                async with limit:
-                    async for event in reader:
-                        if isinstance(event, event_type):
-                            return event
-            except TimeoutError:
-                if not limit.expired():
-                    raise
-        raise AvaturnTimeoutError(f"no {event_type.__name__} within {timeout:g} s")
+        return await reader.first(event_type, timeout=timeout)
 
     def events(
         self,
@@ -217,6 +216,72 @@ class SessionRouter:
         """
         return self._reader(session_id, avatar_id, render_id, after)
 
+    @overload
+    def on(self, event_type: type[AvatarReady]) -> Callable[[_OnAvatar], _OnAvatar]: ...
+    @overload
+    def on(self, event_type: type[ExportReady]) -> Callable[[_OnExport], _OnExport]: ...
+    @overload
+    def on(self, event_type: type[RenderReady]) -> Callable[[_OnRender], _OnRender]: ...
+    @overload
+    def on(self, event_type: type[UnknownEvent]) -> Callable[[_OnUnknown], _OnUnknown]: ...
+    def on(self, event_type: type[Event]) -> Callable[[Any], Any]:
+        """Register ``async def handler(event, session)`` for a type of event.
+
+        It runs outside the webhook's request, once per event in all the processes that share the store, and
+        again if it raises or takes too long: make it harmless to repeat. ``session`` is None if nobody is
+        known to have opened the event's session. It is known to the store by module, name and event type:
+        under another name it sees all events that are kept.
+
+        Raises:
+            TypeError: ``event_type`` is no type of event.
+            ValueError: The handler is not an async function with these two arguments, or is registered.
+        """
+        check_event_type(event_type)
+
+        def register(handler: Any) -> Any:
+            self._handlers.on(event_type, handler)
+            return handler
+
+        return register
+
+    def on_unrouted(self, handler: _OnUnrouted) -> _OnUnrouted:
+        """Register ``async def handler(event)`` for events of sessions that nobody is known to have opened.
+
+        It runs as other handlers do, some seconds after the event, in which an opener may appear.
+
+        Raises:
+            ValueError: The handler is not an async function with this one argument, or there is one already.
+        """
+        self._handlers.on_unrouted(handler)
+        return handler
+
+    async def create_export(
+        self, client: AvaturnClient, avatar_id: UUID | str, *, session: RoutedSession | UUID | str
+    ) -> Export:
+        """Ask for an export (Create Export) whose event shall reach a session.
+
+        Raises:
+            UnknownSessionError: Nobody opened that session; nothing was sent.
+        """
+        return await self.sessions.create_export(client, as_uuid(avatar_id), id_of(session))
+
+    async def render_user_avatar(
+        self,
+        client: AvaturnClient,
+        avatar_id: UUID | str,
+        *,
+        session: RoutedSession | UUID | str,
+        scene: str = "common/preview",
+        format: RenderFormat | str = "jpg",  # noqa: A002 - the vendor's name
+    ) -> Render:
+        """Ask for a render (Render User Avatar Async) whose event shall reach a session.
+
+        Raises:
+            UnknownSessionError: Nobody opened that session; nothing was sent.
+        """
+        avatar, opened = as_uuid(avatar_id), id_of(session)
+        return await self.sessions.render_user_avatar(client, avatar, opened, scene, format)
+
     def _reader(
         self,
         session_id: UUID | str | None,
@@ -230,24 +295,25 @@ class SessionRouter:
             raise ValueError("give exactly one of session_id, avatar_id and render_id")
         return Reader(self._inbox, given[0], after=after)
 
-    async def _record(self, session: RoutedSession | UUID | str) -> SessionRecord:
-        session_id = str(as_uuid(session.id if isinstance(session, RoutedSession) else session))
-        record = await (await self._inbox.ready()).load_session(session_id)
-        if record is None:
-            raise UnknownSessionError(f"nobody opened session {session_id}, or its time to live is over")
-        return record
-
     def _routed(self, record: SessionRecord, *, url: str | None = None) -> RoutedSession:
+        context = json.loads(record.context)
         return RoutedSession(
-            id=UUID(record.id),
-            user_id=record.user_id,
-            context=json.loads(record.context),
-            url=url,
-            router=self,
+            id=UUID(record.id), user_id=record.user_id, context=context, url=url, router=self
         )
 
+    async def _opener(self, session_id: str | None) -> RoutedSession | None:
+        record = None if session_id is None else await self.sessions.find("session", UUID(session_id))
+        return None if record is None else self._routed(record)
 
-def _check_event_type(event_type: Any) -> None:
-    if event_type not in _EVENTS:
-        names = ", ".join(cls.__name__ for cls in _EVENTS)
-        raise TypeError(f"not an event: give one of {names}, not {event_type!r:.60}")
+    async def _tend(self) -> None:
+        """Now and then drop what expired, and look for what other processes left behind."""
+        store = await self._inbox.ready()
+        while True:
+            await asyncio.sleep(store.takeover / 3)
+            try:
+                # In slices, so that nobody waits for a long clean-up.
+                while await store.expire(limit=_EXPIRE_AT_ONCE):  # noqa: ASYNC110 - others get a turn
+                    await asyncio.sleep(0)
+            except StoreError as error:
+                _log.warning("the event store could not drop what expired: %s", error)
+            self._handlers.wake()

@@ -1,0 +1,145 @@
+"""RoutedSession and what is behind it: who opened what, and which avatars and renders lead there."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Generator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal
+from uuid import UUID
+
+from attrs import field, frozen
+
+from avaturn_async.errors import UnknownSessionError
+from avaturn_async.models import EditExisting, Export, Render, RenderFormat, Session, SessionConfig, as_uuid
+from avaturn_async.webhooks._context import context_text
+from avaturn_async.webhooks._inbox import E, Inbox
+from avaturn_async.webhooks.events import Event, RenderReady
+from avaturn_async.webhooks.stores import SessionRecord
+
+if TYPE_CHECKING:
+    from avaturn_async.client import AvaturnClient
+    from avaturn_async.webhooks.router import SessionRouter
+
+
+@frozen(kw_only=True)
+class RoutedSession:
+    """A session that was opened through a router, and the way to its events."""
+
+    id: UUID
+    """Tells the events of this session from those of others."""
+    user_id: str
+    """The Avaturn user that it was opened for."""
+    context: Any = field(default=None, eq=False, repr=False)
+    """What the opener wanted to find again."""
+    url: str | None = field(default=None, eq=False, repr=False)
+    """The page to open for the user. It carries a credential and is not kept: only the opener has it."""
+    _router: SessionRouter = field(alias="router", eq=False, repr=False)
+
+    async def wait_for(self, event_type: type[E], *, timeout: float, after: Event | None = None) -> E:
+        """The first event of a type that reaches this session, also if it is there already.
+
+        Args:
+            event_type: AvatarReady, ExportReady, RenderReady or UnknownEvent.
+            timeout: Seconds to wait; 0 only looks.
+            after: An event that the router gave out: only those that arrived later count.
+
+        Raises:
+            AvaturnTimeoutError: Nothing came in time.
+            RouterClosedError: The router was closed.
+        """
+        return await self._router.wait_for(event_type, session_id=self.id, timeout=timeout, after=after)
+
+    def events(self, after: Event | None = None) -> AsyncIterator[Event]:
+        """Each event of this session once, as it appears, until the router is closed."""
+        return self._router.events(session_id=self.id, after=after)
+
+
+class Sessions:
+    """What the router asks the API for, and remembers, so that the events of it find their way back."""
+
+    def __init__(self, inbox: Inbox) -> None:
+        self._inbox = inbox
+        # Renders of an avatar whose ids are not known yet: the answer of the API is still to come.
+        self._asked: dict[UUID, set[asyncio.Future[None]]] = {}
+
+    async def open(
+        self, client: AvaturnClient, user_id: str, config: SessionConfig | None, context: Any
+    ) -> tuple[Session, SessionRecord]:
+        """Issue New Session, and remember who did."""
+        text = context_text(context)
+        store = await self._inbox.ready()
+        session = await client.new_session(user_id, config)
+        record = SessionRecord(id=str(session.id), user_id=user_id, context=text)
+        binds = (f"avatar:{config.avatar_id}",) if isinstance(config, EditExisting) else ()
+        await store.save_session(record, binds=binds)
+        return session, record
+
+    async def record(self, session_id: UUID) -> SessionRecord:
+        """Who opened a session; UnknownSessionError if nobody did."""
+        record = await self.find("session", session_id)
+        if record is None:
+            raise UnknownSessionError(f"nobody opened session {session_id}, or its time to live is over")
+        return record
+
+    async def find(self, kind: Literal["session", "avatar", "render"], id_: UUID) -> SessionRecord | None:
+        """The session that this id is of, or leads to, if its opener is known."""
+        store = await self._inbox.ready()
+        session_id = str(id_) if kind == "session" else await store.bound(f"{kind}:{id_}")
+        return None if session_id is None else await store.load_session(session_id)
+
+    async def is_unrouted(self, event: Event) -> bool:
+        """Whether nobody is known to have opened the session that an event reaches."""
+        if event.session_id is not None:
+            return await self.find("session", event.session_id) is None
+        if isinstance(event, RenderReady) and await self.find("render", event.id) is not None:
+            return False
+        return event.avatar_id is None or await self.find("avatar", event.avatar_id) is None
+
+    async def create_export(self, client: AvaturnClient, avatar_id: UUID, session_id: UUID) -> Export:
+        """Issue Create Export, for a session that was opened."""
+        record = await self.record(session_id)
+        # The event may come before the answer does.
+        await (await self._inbox.ready()).bind(f"avatar:{avatar_id}", record.id)
+        return await client.create_export(avatar_id)
+
+    async def render_user_avatar(
+        self,
+        client: AvaturnClient,
+        avatar_id: UUID,
+        session_id: UUID,
+        scene: str,
+        format_: RenderFormat | str,
+    ) -> Render:
+        """Issue Render User Avatar Async, for a session that was opened."""
+        record = await self.record(session_id)
+        with self._asking_for_render(avatar_id):
+            render = await client.render_user_avatar(avatar_id, scene=scene, format=format_)
+            await (await self._inbox.ready()).bind(f"render:{render.id}", record.id)
+        return render
+
+    async def renders_are_known(self, avatar_id: UUID, *, timeout: float) -> bool:
+        """Wait until the renders that are being asked for here have ids; False if that takes too long."""
+        asked = tuple(self._asked.get(avatar_id, ()))
+        if not asked:
+            return True
+        _, pending = await asyncio.wait(asked, timeout=timeout)
+        return not pending
+
+    @contextmanager
+    def _asking_for_render(self, avatar_id: UUID) -> Generator[None, None, None]:
+        answered = asyncio.get_running_loop().create_future()
+        asked = self._asked.setdefault(avatar_id, set())
+        asked.add(answered)
+        try:
+            yield
+        finally:
+            answered.set_result(None)
+            asked.remove(answered)
+            if not asked:
+                del self._asked[avatar_id]
+
+
+def id_of(session: RoutedSession | UUID | str) -> UUID:
+    """The id of a session, however it is given."""
+    return session.id if isinstance(session, RoutedSession) else as_uuid(session)
