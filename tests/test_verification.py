@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import standardwebhooks
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from avaturn_async.webhooks import (
@@ -190,11 +190,14 @@ def base64_of(value: bytes) -> bytes:
         return value
 
 
-@given(st.text(st.characters(exclude_characters="&+%"), max_size=30))
+@given(st.text(st.characters(exclude_characters="&%", exclude_categories=()), max_size=30))
+@example("\ud800")
+@example("\udcff")
+@example("\udcff" + KEY)
 def test_only_the_secret_itself_is_taken_from_the_query(text: str) -> None:
     if text == KEY:
         return
-    query = f"key={text}".encode(errors="surrogatepass").decode(errors="surrogateescape")
+    query = f"key={text}"
     with pytest.raises(WebhookRejected):
         SCHEMES["query"].verify(request({}, query=query))
 
@@ -216,6 +219,33 @@ def test_several_secrets_mean_rotation(make: Any) -> None:
     new.verify(request(both.sign(BODY, timestamp=NOW)))
     with pytest.raises(WebhookRejected):
         both.verify(request(neither.sign(BODY, timestamp=NOW)))
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["key=a+b%2f=", "key=a%2Bb/=", "a=&key=a%2bb/%3D", "k%65y=a%2bb/=&b"],
+)
+def test_a_plus_in_the_query_is_itself_or_a_space_as_whoever_wrote_the_url_meant_it(query: str) -> None:
+    SharedSecret("a+b/=", query="key").verify(request({}, query=query))
+    with pytest.raises(WebhookRejected):
+        SharedSecret("a-b/=", query="key").verify(request({}, query=query))
+
+
+def test_a_space_in_the_query_may_be_written_as_a_plus() -> None:
+    SharedSecret("a b", query="key").verify(request({}, query="key=a+b"))
+    SharedSecret("a b", query="key").verify(request({}, query="key=a%20b"))
+
+
+def test_a_template_may_hold_braces() -> None:
+    verifier = HmacSha256(KEY, header="X", template="{{{body}}}")
+    wanted = hmac.digest(KEY.encode(), b"{" + BODY + b"}", "sha256").hex()
+    assert verifier.sign(BODY) == {"X": wanted}
+
+
+def test_a_standard_secret_with_its_prefix_is_the_same_as_text_and_as_bytes() -> None:
+    text = "whsec_" + base64.b64encode(b"one").decode()
+    signed = StandardWebhooks(text, clock=now).sign(BODY, timestamp=NOW, id="a")
+    assert StandardWebhooks(text.encode(), clock=now).verify(request(signed)) == "a"
 
 
 def test_standard_webhooks_takes_raw_bytes_and_text_and_rotates() -> None:
@@ -266,6 +296,10 @@ def test_raw_bytes_may_begin_with_what_would_be_a_space_in_text() -> None:
         (lambda: HmacSha256(KEY, header="X", template="{timestamp}"), "template must hold"),
         (lambda: HmacSha256(KEY, header="X", template="{body}{body}"), "template must hold"),
         (lambda: HmacSha256(KEY, header="X", template="{body}.{id}"), "template must hold"),
+        (lambda: HmacSha256(KEY, header="X", template="{body:>9}"), "template must hold"),
+        (lambda: HmacSha256(KEY, header="X", template="{body!r}"), "template must hold"),
+        (lambda: HmacSha256(KEY, header="X", template="{body}{}"), "template must hold"),
+        (lambda: HmacSha256(KEY, header="X", template="{body"), "template must hold"),
         (lambda: HmacSha256(KEY, header="X", template="{timestamp}.{body}"), "template must hold"),
         (lambda: HmacSha256(KEY, header="X", timestamp_header="T"), "template must hold"),
         (lambda: HmacSha256(KEY, header="X", tolerance=-1), "tolerance"),
@@ -273,6 +307,7 @@ def test_raw_bytes_may_begin_with_what_would_be_a_space_in_text() -> None:
         (lambda: StandardWebhooks(b"x", tolerance=float("inf")), "tolerance"),
         (lambda: StandardWebhooks("whsec_!!!"), "base64"),
         (lambda: StandardWebhooks("whsec_"), "base64"),
+        (lambda: StandardWebhooks(b"whsec_!!!"), "base64"),
         (lambda: SharedSecret(KEY), "header= or query="),
         (lambda: SharedSecret(KEY, header="X", query="y"), "header= or query="),
         (lambda: SharedSecret(KEY, query=""), "name of a parameter"),
@@ -282,7 +317,8 @@ def test_raw_bytes_may_begin_with_what_would_be_a_space_in_text() -> None:
         (lambda: BasicAuth("", KEY), "colon"),
         (AllOf, "at least one"),
         (AnyOf, "at least one"),
-        (lambda: AnyOf("x"), "not a verifier"),  # type: ignore[arg-type]
+        (lambda: AnyOf("x"), "must have verify"),  # type: ignore[arg-type]
+        (lambda: AllOf(Unverified), "call Unverified"),  # type: ignore[arg-type]
     ],
 )
 def test_misuse_fails_at_construction_with_the_remedy(make: Any, complaint: str) -> None:

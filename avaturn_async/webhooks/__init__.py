@@ -1,5 +1,10 @@
 """Webhooks of Avaturn: verified, stored and brought to whoever opened the session."""
 
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from avaturn_async.errors import RouterClosedError, UnknownSessionError, WebhookPayloadError, WebhookRejected
 from avaturn_async.webhooks.confirmation import ConfirmByApi
 from avaturn_async.webhooks.events import (
@@ -27,6 +32,9 @@ from avaturn_async.webhooks.verification import (
     Verifier,
 )
 
+if TYPE_CHECKING:
+    from avaturn_async.webhooks.stores.sqlite import SQLiteStore
+
 __all__ = [
     "AllOf",
     "AnyOf",
@@ -41,6 +49,7 @@ __all__ = [
     "RenderReady",
     "RoutedSession",
     "RouterClosedError",
+    "SQLiteStore",
     "SessionRouter",
     "SharedSecret",
     "StandardWebhooks",
@@ -56,3 +65,16 @@ __all__ = [
     "event_body",
     "parse_event",
 ]
+
+# Those who keep events in memory need neither sqlite3 nor redis.
+_LAZY = {"SQLiteStore": "avaturn_async.webhooks.stores.sqlite"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

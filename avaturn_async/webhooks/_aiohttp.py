@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import aiohttp
@@ -13,8 +14,6 @@ from avaturn_async.webhooks.request import WebhookReply, WebhookRequest
 
 if TYPE_CHECKING:
     from avaturn_async.webhooks.receiver import WebhookReceiver
-
-_CLOSING = frozenset({400, 408, 413, 415})
 
 
 def add_to(receiver: WebhookReceiver, app: web.Application, path: str) -> None:
@@ -35,16 +34,19 @@ async def handle(receiver: WebhookReceiver, request: web.Request) -> web.StreamR
     if reply is None:
         with receiver.in_flight():
             reply = await _read_and_judge(receiver, request, peer)
-    return await _send(request, reply)
+    return await _send(receiver, request, reply)
 
 
 async def expect(receiver: WebhookReceiver, request: web.Request) -> web.StreamResponse | None:
     """Say 100 Continue, unless the head is reason enough to refuse."""
     reply = receiver.refuse(request.method, request.raw_headers, peer=request.remote or "")
     if reply is not None:
-        return await _send(request, reply)
-    if request.version >= aiohttp.HttpVersion11:
-        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        # Whether the body still comes is the sender's choice: nobody knows where its next request begins.
+        return await _send(receiver, request, reply, close=True)
+    wanted = request.headers.get(hdrs.EXPECT, "").lower() == "100-continue"
+    if wanted and request.version >= aiohttp.HttpVersion11:
+        with suppress(ConnectionError):
+            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         # What was written so is not part of the answer.
         request.writer.output_size = 0
     return None
@@ -58,6 +60,8 @@ async def _read_and_judge(receiver: WebhookReceiver, request: web.Request, peer:
                 body += chunk
                 if len(body) > receiver.max_body:
                     return receiver.end("too_large", reason="read", peer=peer, length=len(body))
+            # A middleware may have read it; aiohttp kept it then.
+            body = body or bytearray(await request.read())
     except TimeoutError:
         return receiver.end("too_slow", reason="the body did not come", peer=peer, length=len(body))
     except Exception as error:  # noqa: BLE001 - every parser has its own for a body that is cut or malformed
@@ -66,20 +70,38 @@ async def _read_and_judge(receiver: WebhookReceiver, request: web.Request, peer:
         WebhookRequest(
             method=request.method,
             headers=request.raw_headers,
-            body=bytes(body),
+            body=body,
             query=request.rel_url.raw_query_string,
             peer=peer,
         )
     )
 
 
-async def _send(request: web.Request, reply: WebhookReply) -> web.Response:
+async def _send(
+    receiver: WebhookReceiver, request: web.Request, reply: WebhookReply, *, close: bool = False
+) -> web.Response:
     response = web.Response(status=reply.status, headers=dict(reply.headers))
-    if reply.status in _CLOSING and not request.content.is_eof():
+    if close or (hdrs.CONNECTION, "close") in reply.headers:
         response.force_close()
-    if reply.status == web.HTTPUnsupportedMediaType.status_code and not request.content.is_eof():
-        # aiohttp would now read the rest of the body, and fail on one that lies about its encoding.
-        await response.prepare(request)
-        await response.write_eof()
-        request.protocol.force_close()
+    if not request.content.is_eof():
+        # aiohttp would read the rest after this, and log a traceback with a piece of it if it is malformed.
+        with suppress(ConnectionError):
+            await response.prepare(request)
+            await response.write_eof()
+        if not await _rest_is_read(request, receiver.read_timeout):
+            request.protocol.force_close()
     return response
+
+
+async def _rest_is_read(request: web.Request, limit: float) -> bool:
+    """Let the sender finish, so that it gets to read the answer; False if it does not, or sends rubbish."""
+    if hdrs.CONTENT_ENCODING in request.headers:
+        return False  # aiohttp decodes what is read, and a few bytes may decode to gigabytes
+    limit = getattr(request.protocol, "_lingering_time", limit)
+    try:
+        async with asyncio.timeout(limit):
+            while not request.content.is_eof():
+                await request.content.readany()
+    except Exception:  # noqa: BLE001 - the answer is sent, and nobody asks any more
+        return False
+    return True

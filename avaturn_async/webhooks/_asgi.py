@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from avaturn_async.webhooks.request import WebhookReply, WebhookRequest
@@ -30,58 +31,70 @@ class AsgiApp:
         elif scope["type"] == "http":
             reply = await self._reply(scope, receive)
             if reply is not None:
-                await _send(send, reply)
+                await _send(send, reply, version=scope.get("http_version", "1.1"))
         elif scope["type"] == "websocket":
             await receive()
             await send({"type": "websocket.close", "code": 1000})
 
     async def _reply(self, scope: Scope, receive: Receive) -> WebhookReply | None:
-        receiver = self._receiver
         headers = tuple((bytes(name), bytes(value)) for name, value in scope["headers"])
         client = scope.get("client")
         peer = str(client[0]) if client else ""
-        refusal = receiver.refuse(scope["method"], headers, peer=peer)
+        refusal = self._receiver.refuse(scope["method"], headers, peer=peer)
         if refusal is not None:
             return refusal
-        with receiver.in_flight():
-            body = bytearray()
-            try:
-                async with asyncio.timeout(receiver.read_timeout):
-                    more = True
-                    while more:
-                        message = await receive()
-                        if message["type"] == "http.disconnect":
-                            receiver.end("cut", reason="disconnected", peer=peer, length=len(body))
-                            return None
-                        body += message.get("body", b"")
-                        more = message.get("more_body", False)
-                        if len(body) > receiver.max_body:
-                            return receiver.end("too_large", reason="read", peer=peer, length=len(body))
-            except TimeoutError:
-                return receiver.end("too_slow", reason="the body did not come", peer=peer, length=len(body))
+        with self._receiver.in_flight():
+            body = await self._body(receive, peer)
+            if body is None or isinstance(body, WebhookReply):
+                return body
             query = bytes(scope.get("query_string", b"")).decode(errors="surrogateescape")
             request = WebhookRequest(
-                method=scope["method"], headers=headers, body=bytes(body), query=query, peer=peer
+                method=scope["method"], headers=headers, body=body, query=query, peer=peer
             )
-            return await receiver.judge(request)
+            return await self._receiver.judge(request)
+
+    async def _body(self, receive: Receive, peer: str) -> bytearray | WebhookReply | None:
+        """The body, or the reply to one that is too large or too slow, or None if the sender is gone."""
+        receiver = self._receiver
+        body = bytearray()
+        try:
+            async with asyncio.timeout(receiver.read_timeout):
+                more = True
+                while more:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise ConnectionResetError
+                    body += message.get("body", b"")
+                    more = message.get("more_body", False)
+                    if len(body) > receiver.max_body:
+                        return receiver.end("too_large", reason="read", peer=peer, length=len(body))
+        except TimeoutError:
+            return receiver.end("too_slow", reason="the body did not come", peer=peer, length=len(body))
+        except OSError:
+            receiver.end("cut", reason="disconnected", peer=peer, length=len(body))
+            return None
+        return body
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
+        router = self._receiver.router
         while True:
-            message = await receive()
-            if message["type"] == "lifespan.startup":
-                try:
-                    await self._receiver.router.__aenter__()
-                except Exception as error:  # noqa: BLE001 - the server is told, and stops
-                    await send({"type": "lifespan.startup.failed", "message": str(error)})
-                    return
-                await send({"type": "lifespan.startup.complete"})
-            elif message["type"] == "lifespan.shutdown":
-                await self._receiver.router.close()
-                await send({"type": "lifespan.shutdown.complete"})
+            what = (await receive())["type"].removeprefix("lifespan.")
+            try:
+                await (router.__aenter__() if what == "startup" else router.close())
+            except Exception as error:  # noqa: BLE001 - the server is told, and stops
+                await send({"type": f"lifespan.{what}.failed", "message": str(error)})
+                return
+            await send({"type": f"lifespan.{what}.complete"})
+            if what == "shutdown":
                 return
 
 
-async def _send(send: Send, reply: WebhookReply) -> None:
-    headers = [(b"content-length", b"0"), *((k.lower().encode(), v.encode()) for k, v in reply.headers)]
-    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
-    await send({"type": "http.response.body", "body": reply.body})
+async def _send(send: Send, reply: WebhookReply, *, version: str) -> None:
+    headers = [(b"content-length", b"0")]
+    for name, value in reply.headers:
+        # From HTTP/2 on there is no such header, and servers refuse to send it.
+        if name != "Connection" or version.startswith("1"):
+            headers.append((name.lower().encode(), value.encode()))
+    with suppress(OSError):  # the sender is gone
+        await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+        await send({"type": "http.response.body", "body": reply.body})

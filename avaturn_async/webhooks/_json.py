@@ -36,8 +36,10 @@ def strict_json(body: bytes) -> Any:
             _check_depth(value)
     except _NotStrictError as error:
         reason = str(error)
-    except UnicodeError:
+    except UnicodeDecodeError:
         reason = "not UTF-8"
+    except UnicodeEncodeError:
+        reason = "half a surrogate pair"
     except RecursionError:
         reason = "nested too deeply"
     except ValueError:
@@ -71,7 +73,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _int(text: str) -> int:
-    if len(text) > _MOST_DIGITS:
+    if len(text.removeprefix("-")) > _MOST_DIGITS:
         raise _NotStrictError("a number has too many digits")
     return int(text)
 

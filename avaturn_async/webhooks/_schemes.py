@@ -122,8 +122,13 @@ class HmacSha256:
 
 def _parsed(template: str, *, timed: bool) -> tuple[tuple[bytes, str], ...]:
     """The template as pairs of what stands there and what follows."""
-    parts = tuple((text.encode(), name or "") for text, name, _, _ in Formatter().parse(template))
-    names = sorted(name for _, name in parts if name)
+    try:
+        parsed = list(Formatter().parse(template))
+    except ValueError:
+        parsed = []
+    parts = tuple((text.encode(), name or "") for text, name, _, _ in parsed)
+    # With a format or a conversion it would be a name that we do not know.
+    names = sorted(f"{name}{spec}{how or ''}" for _, name, spec, how in parsed if name is not None)
     if names != (["body", "timestamp"] if timed else ["body"]):
         raise ValueError(
             "template must hold {body} once, and {timestamp} once just when there is a timestamp_header: "
@@ -136,7 +141,8 @@ class StandardWebhooks:
     """The scheme of https://www.standardwebhooks.com: webhook-id, webhook-timestamp and webhook-signature.
 
     Args:
-        secrets: One, or several while they are rotated: ``whsec_`` and base64 as text, or raw bytes.
+        secrets: One, or several while they are rotated: base64 as text, with or without ``whsec_``, or raw
+            bytes.
         tolerance: Seconds that the timestamp may be off, in either direction.
         clock: The time.
 
@@ -146,9 +152,8 @@ class StandardWebhooks:
 
     def __init__(self, secrets: Secrets, *, tolerance: float = 300, clock: Clock = time.time) -> None:
         each = (secrets,) if isinstance(secrets, str | bytes) else tuple(secrets)
-        checked = as_secrets(each)
-        pairs = zip(each, checked, strict=True)
-        self._secrets = tuple(s if isinstance(given, bytes) else _decoded(s) for given, s in pairs)
+        pairs = zip(each, as_secrets(each), strict=True)
+        self._secrets = tuple(_key(secret, raw=isinstance(given, bytes)) for given, secret in pairs)
         self._tolerance = checked_tolerance(tolerance)
         self._clock = clock
 
@@ -186,7 +191,9 @@ class StandardWebhooks:
         return b"v1," + base64.b64encode(hmac_sha256(secret, b".".join((id_, timestamp, body))))
 
 
-def _decoded(secret: bytes) -> bytes:
+def _key(secret: bytes, *, raw: bool) -> bytes:
+    if raw and not secret.startswith(b"whsec_"):
+        return secret
     try:
         decoded = base64.b64decode(secret.removeprefix(b"whsec_"), validate=True)
     except binascii.Error:
@@ -224,14 +231,20 @@ class SharedSecret:
 
     def verify(self, request: WebhookRequest) -> None:
         """Accept a webhook that knows the secret; raise WebhookRejected otherwise."""
-        given = single(request, self._header) if self._header is not None else self._in_query(request.query)
-        if not any_equal(given, self._secrets):
+        if self._header is not None:
+            matches = any_equal(single(request, self._header), self._secrets)
+        else:
+            given = self._in_query(request.query)
+            # A plus is a space to forms and a plus to RFC 3986: whoever registered the URL meant one of them.
+            plus, space = unquote_to_bytes(given), unquote_to_bytes(given.replace(b"+", b" "))
+            matches = any_equal(plus, self._secrets) | any_equal(space, self._secrets)
+        if not matches:
             raise WebhookRejected("secret does not match")
 
     def _in_query(self, query: str) -> bytes:
-        raw = query.encode(errors="surrogateescape").replace(b"+", b" ")
-        pairs = [part.partition(b"=") for part in raw.split(b"&")]
-        found = [unquote_to_bytes(value) for name, _, value in pairs if unquote_to_bytes(name) == self._query]
+        # A query that is no text comes with surrogates in it, which must be neither an error nor a match.
+        pairs = [part.partition(b"=") for part in query.encode(errors="surrogatepass").split(b"&")]
+        found = [value for name, _, value in pairs if unquote_to_bytes(name) == self._query]
         if len(found) != 1:
             raise WebhookRejected(f"secret {'twice' if found else 'missing'} in the query")
         return found[0]

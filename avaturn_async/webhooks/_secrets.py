@@ -14,7 +14,7 @@ Secret = str | bytes
 Secrets = Secret | Sequence[Secret]
 
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-# Ten digits last until the year 2286; what is longer is no time.
+# Twelve digits last for 30,000 years; what is longer is no time.
 _TIMESTAMP = re.compile(rb"[0-9]{1,12}")
 
 

@@ -144,11 +144,18 @@ def parse_event(body: bytes) -> Event:
 def event_body(event: Event) -> bytes:
     """The JSON that ``parse_event`` reads as this event: what was posted, with the attributes over it."""
     values: dict[str, Any] = dict(event.raw)
-    for attribute in attrs.fields(type(event)):
-        if attribute.name not in {"raw", "position", "problems"}:
-            value = getattr(event, attribute.name)
-            if value is not None or attribute.name in values:
-                values[attribute.name] = str(value) if isinstance(value, UUID) else value
+    names = [a.name for a in attrs.fields(type(event)) if a.name not in {"raw", "position", "problems"}]
+    for name in names:
+        value = getattr(event, name)
+        if isinstance(value, UUID):
+            # Either case was readable, so that what was posted stays.
+            if str(values.get(name)).lower() != str(value):
+                values[name] = str(value)
+        elif value is not None:
+            values[name] = value
+        elif name in values and not isinstance(event, UnknownEvent):
+            # What an UnknownEvent could not read stays: that is what makes it unknown.
+            values[name] = None
     return json.dumps(values, separators=(",", ":")).encode()
 
 

@@ -25,7 +25,7 @@ from avaturn_async.errors import (
 from avaturn_async.webhooks._outcomes import Outcomes
 from avaturn_async.webhooks.events import Event, UnknownEvent, event_body, parse_event
 from avaturn_async.webhooks.request import WebhookReply, WebhookRequest
-from avaturn_async.webhooks.verification import Verifier, believes_anybody
+from avaturn_async.webhooks.verification import Verifier, believes_anybody, check_verifier
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -80,8 +80,7 @@ class WebhookReceiver:
         max_in_flight: int = 256,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        if not isinstance(verifier, Verifier):
-            raise TypeError(f"verifier must have verify() and sign(), not be a {type(verifier).__name__}")
+        check_verifier(verifier)
         if confirm is None and believes_anybody(verifier):
             raise ValueError("this verifier accepts everybody: give confirm=ConfirmByApi(client, router) too")
         if not min(max_body, read_timeout, max_in_flight) > 0:
@@ -105,22 +104,21 @@ class WebhookReceiver:
 
         Never raises: what goes wrong inside is a 503.
         """
-        refusal = self.refuse(request.method, request.headers, peer=request.peer)
+        refusal = self.refuse(request.method, request.headers, peer=request.peer, read=len(request.body))
         if refusal is not None:
             return refusal
-        if len(request.body) > self.max_body:
-            return self.end("too_large", peer=request.peer, length=len(request.body))
         with self.in_flight():
             return await self.judge(request)
 
-    def refuse(self, method: str, headers: _Headers, *, peer: str) -> WebhookReply | None:
+    def refuse(self, method: str, headers: _Headers, *, peer: str, read: int = 0) -> WebhookReply | None:
         """The reply to a request whose body is not worth reading, by its head alone."""
         if method != "POST":
             return self.end("wrong_method", reason=f"{method[:20]!r}", peer=peer)
-        length, encoding = _head(headers)
+        declared, encoded = _head(headers)
+        length = max(declared, read)
         if length > self.max_body:
             return self.end("too_large", reason="declared", peer=peer, length=length)
-        if encoding:
+        if encoded:
             return self.end("encoded", reason="Content-Encoding is not taken", peer=peer, length=length)
         if self.router.closing:
             return self.end("closing", reason="the router is closing", peer=peer, length=length)
@@ -143,9 +141,8 @@ class WebhookReceiver:
 
     async def judge(self, request: WebhookRequest) -> WebhookReply:
         """The reply to a request that was not refused and is there as a whole."""
-        reason = ""
         try:
-            outcome = await self._take(request)
+            outcome, reason = await self._take(request)
         except WebhookRejected as error:
             outcome, reason = "not_authentic", str(error)
         except WebhookPayloadError as error:
@@ -163,27 +160,34 @@ class WebhookReceiver:
             outcome, reason = "failed", type(error).__name__
         return self.end(outcome, reason=reason, peer=request.peer, length=len(request.body))
 
-    async def _take(self, request: WebhookRequest) -> str:
+    async def _take(self, request: WebhookRequest) -> tuple[str, str]:
+        """How a request ends, and why."""
         id_ = self._verifier.verify(request)
         if not _is_json(request):
-            return "not_json"
+            return "not_json", "content type"
         body = request.body
         event = parse_event(body)
         key = f"id:{id_}" if id_ is not None else f"sha256:{hashlib.sha256(body).hexdigest()}"
         if self._confirm is not None:
             if await self.router.seen(key):
-                return "duplicate"
-            believed = await self._confirm.check(event)
+                return "duplicate", ""
+            believed = await self._believed(event, self._confirm)
             if believed is None:
-                return "refuted"
+                return "refuted", "not confirmed"
             if believed is not event:
                 event, body = believed, event_body(believed)
+        if not await self.router.publish(event, key=key, body=body):
+            return "duplicate", ""
         if isinstance(event, UnknownEvent) and event.problems:
-            drift = "; ".join(event.problems)
-            self._outcomes.note(
-                "drift", "webhook of another shape", drift, peer=request.peer, length=len(body)
-            )
-        return "stored" if await self.router.publish(event, key=key, body=body) else "duplicate"
+            drift, length = "; ".join(event.problems), len(body)
+            self._outcomes.note("drift", "webhook of another shape", drift, peer=request.peer, length=length)
+        return "stored", ""
+
+    async def _believed(self, event: Event, confirm: Confirmation) -> Event | None:
+        if not isinstance(event, UnknownEvent):
+            return await confirm.check(event)
+        # There is nothing that one could ask about it: a secret is enough, and nothing at all is not.
+        return None if believes_anybody(self._verifier) else event
 
     # The adapters: a line each, so that this file knows no framework until one is used.
 

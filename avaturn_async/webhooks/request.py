@@ -11,9 +11,13 @@ __all__ = ["WebhookReply", "WebhookRequest"]
 
 
 def _raw_headers(headers: Iterable[tuple[Any, Any]]) -> tuple[tuple[bytes, bytes], ...]:
-    pairs = tuple((name, value) for name, value in headers)
-    if not all(isinstance(part, bytes) for pair in pairs for part in pair):
-        raise TypeError("headers must be pairs of bytes, as they stood on the wire")
+    pairs: tuple[Any, ...] = tuple(headers)
+    for pair in pairs:
+        match pair:
+            case (bytes(), bytes()):
+                pass
+            case _:
+                raise TypeError("headers must be pairs of bytes, as they stood on the wire")
     return pairs
 
 
@@ -26,12 +30,19 @@ def _raw_body(body: Any) -> bytes:
     return bytes(body)
 
 
+def _raw_query(query: Any) -> str:
+    if not isinstance(query, str):
+        # Its value is not shown: there may be a secret in it.
+        raise TypeError(f"query must be the raw query string, not {type(query).__name__}")
+    return query
+
+
 @frozen(kw_only=True)
 class WebhookRequest:
     """One incoming request, exactly as it stood on the wire.
 
     Raises:
-        TypeError: The body or a header is not bytes.
+        TypeError: The body or a header is not bytes, or the query no str.
     """
 
     method: str
@@ -40,7 +51,7 @@ class WebhookRequest:
     """Names and values, undecoded, in order; a name may occur twice."""
     body: bytes = field(converter=_raw_body, repr=False)
     """The whole body."""
-    query: str = field(default="", repr=False)
+    query: str = field(default="", converter=_raw_query, repr=False)
     """The query string, undecoded, without the question mark."""
     peer: str = ""
     """Who sent it, for the log; nothing is decided by it."""

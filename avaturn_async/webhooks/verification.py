@@ -6,7 +6,7 @@ raw bytes in constant time, and all tell the log what was wrong and the sender n
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from avaturn_async.errors import WebhookRejected
 from avaturn_async.webhooks._schemes import BasicAuth, HmacSha256, SharedSecret, StandardWebhooks
@@ -74,8 +74,7 @@ class _Several:
         if not verifiers:
             raise ValueError(f"{type(self).__name__}() needs at least one verifier")
         for verifier in verifiers:
-            if not isinstance(verifier, Verifier):
-                raise TypeError(f"not a verifier: {type(verifier).__name__}")
+            check_verifier(verifier)
         self._verifiers = verifiers
 
 
@@ -133,6 +132,15 @@ class AnyOf(_Several):
     ) -> dict[str, str]:
         """The headers of the first of them."""
         return self._verifiers[0].sign(body, timestamp=timestamp, id=id)
+
+
+def check_verifier(verifier: Any) -> None:
+    """Raise TypeError for what is no verifier, also for the class of one."""
+    if isinstance(verifier, type):
+        raise TypeError(f"a verifier is an object, not a class: call {verifier.__name__}(...)")
+    if not isinstance(verifier, Verifier):
+        # What it is and not its value: somebody may have passed the secret itself.
+        raise TypeError(f"a verifier must have verify() and sign(), not be a {type(verifier).__name__}")
 
 
 def believes_anybody(verifier: Verifier) -> bool:
