@@ -1,0 +1,101 @@
+"""MemoryStore keeps the contract of all stores, in slices and within its bounds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from avaturn_async.testing.stores import EventStoreContract
+from avaturn_async.webhooks.stores import Arrival, SessionRecord
+from avaturn_async.webhooks.stores.memory import MemoryStore
+
+
+class TestMemoryStore(EventStoreContract):
+    async def make_store(self, *, max_events: int, max_bytes: int) -> MemoryStore:
+        return MemoryStore(
+            ttl=self.ttl,
+            max_events=max_events,
+            max_bytes=max_bytes,
+            clock=self.clock,
+            takeover=self.takeover,
+        )
+
+
+@pytest.mark.parametrize("option", ["ttl", "max_events", "max_bytes", "takeover"])
+@pytest.mark.parametrize("value", [0, -1, float("nan")])
+def test_a_bound_that_makes_no_sense_is_refused(option: str, value: float) -> None:
+    options: dict[str, Any] = {option: value}
+    with pytest.raises(ValueError, match="must be above zero"):
+        MemoryStore(**options)
+
+
+async def test_expiry_never_takes_more_than_was_asked_for() -> None:
+    now = 0.0
+    store = MemoryStore(ttl=10, clock=lambda: now)
+    for n in range(20):
+        await store.save_session(
+            SessionRecord(id=f"{n}", user_id="u", context="null"), binds=(f"avatar:{n}",)
+        )
+        await store.append(Arrival(key=f"{n}", body=b"x"))
+    now = 11.0
+    dropped = [await store.expire(limit=7) for _ in range(10)]
+    assert dropped == [7, 7, 7, 7, 7, 7, 7, 7, 4, 0]
+
+
+async def test_every_table_is_empty_when_the_time_is_over() -> None:
+    now = 0.0
+    store = MemoryStore(ttl=10, clock=lambda: now)
+    empty = _tables(store)
+    await store.join("g")
+    for n in range(300):
+        await store.save_session(
+            SessionRecord(id=f"{n}", user_id="u", context="null"), binds=(f"avatar:{n}",)
+        )
+        await store.append(Arrival(key=f"r{n}", body=b"x", subjects=(f"render:{n}", f"avatar:{n}")))
+        await store.bind(f"render:{n}", f"{n + 1}")
+        await store.append(Arrival(key=f"a{n}", body=b"x", session_id=f"{n}", subjects=(f"avatar:{n}",)))
+        now += 0.001
+    claimed = await store.claim("g", limit=100)
+    await store.release("g", [event.position for event in claimed[:50]])
+    assert _tables(store) != empty
+    now = 20.0
+    while await store.expire(limit=50):
+        pass
+    assert _tables(store) == empty
+
+
+async def test_appending_cleans_up_by_itself() -> None:
+    now = 0.0
+    store = MemoryStore(ttl=10, clock=lambda: now)
+    for n in range(250):
+        await store.append(Arrival(key=f"{n}", body=b"x"))
+    now = 11.0
+    kept: list[int] = []
+    for n in range(3):
+        await store.append(Arrival(key=f"new {n}", body=b"x"))
+        kept.append((await store.sizes())["events"])
+    assert kept == [151, 52, 3]
+
+
+async def test_what_is_over_is_in_nobodys_way_also_behind_a_slice() -> None:
+    now = 0.0
+    store = MemoryStore(ttl=10, max_bytes=500, clock=lambda: now)
+    for n in range(500):
+        await store.append(Arrival(key=f"{n}", body=b"x"))
+    now = 11.0
+    assert await store.append(Arrival(key="499", body=b"x")) > 0
+    assert (await store.sizes())["events"] == 400
+    assert await store.append(Arrival(key="large", body=b"x" * 499)) > 0
+    assert (await store.sizes())["bytes"] == 500
+
+
+def _tables(store: MemoryStore) -> dict[str, int]:
+    """How many rows each table has, groups and their claims included."""
+    claims = [table for claims in store._groups.values() for table in (claims._held, claims._released)]
+    tables = {name: len(table) for name, table in vars(store).items() if hasattr(table, "__len__")}
+    return {**tables, "_groups": 0, "claims": sum(map(len, claims))}
+
+
+def _record(n: int) -> SessionRecord:
+    return SessionRecord(id=f"{n}", user_id="u", context="null")
