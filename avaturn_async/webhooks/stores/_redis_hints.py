@@ -46,6 +46,7 @@ class Hints:
         self._channel = channel
         self._wake = wake
         self._silence = silence
+        self._heard = False
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -87,10 +88,11 @@ class Hints:
 
     async def _subscribe(self) -> Any:
         pubsub = self._link.redis.pubsub()
+        deadline = self._link.deadline
         try:
-            await self._link.within(self._link.deadline, pubsub.subscribe(self._channel))
+            await self._link.within(deadline, pubsub.subscribe(self._channel))
             # Without permission it is this that fails.
-            confirmed = await self._message(pubsub, self._link.deadline)
+            confirmed = await self._link.within(2 * deadline, pubsub.get_message(timeout=deadline))
         except BaseException:
             await self._hang_up(pubsub)
             raise
@@ -101,21 +103,26 @@ class Hints:
         return pubsub
 
     async def _follow(self, pubsub: Any) -> None:
-        clock = asyncio.get_running_loop().time
-        heard = clock()
-        while True:
-            message = await self._message(pubsub, self._silence)
-            if message is not None:
-                heard = clock()
-                self._tell(message)
-            elif clock() - heard > 3 * self._silence:
-                raise TimeoutError("the server is silent")
-            else:
-                await self._link.within(self._link.deadline, pubsub.ping())
+        """Listen until the connection is lost, and raise what it was lost by."""
+        reading = self._link.begin(self._read(pubsub))
+        try:
+            while not reading.done():
+                self._heard = False
+                await asyncio.wait((reading,), timeout=3 * self._silence)
+                if not self._heard and not reading.done():
+                    raise TimeoutError("the server is silent")
+        finally:
+            self._link.end(reading)
+        await reading
 
-    async def _message(self, pubsub: Any, seconds: float) -> Any:
-        limit = seconds + self._link.deadline
-        return await self._link.within(limit, pubsub.get_message(timeout=seconds))
+    async def _read(self, pubsub: Any) -> None:
+        while True:
+            message = await pubsub.get_message(timeout=self._silence)
+            if message is None:
+                await pubsub.ping()
+            else:
+                self._heard = True
+                self._tell(message)
 
     async def _hang_up(self, pubsub: Any | None) -> None:
         if pubsub is None:

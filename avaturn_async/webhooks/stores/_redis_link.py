@@ -22,8 +22,7 @@ _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _OLDEST_VERSION = (6, 2)
-# A webhook is answered within 2.5 s also when Redis is away; this is what a command gets of that.
-_DEADLINE = 2.0
+_SOCKET_TIMEOUT = 2.0
 _COMMANDS_AT_ONCE = 16
 _LONGEST_REASON = 200
 
@@ -38,7 +37,7 @@ def connect(url: str) -> Redis:
     try:
         # No retries: what a lost reply belonged to may have been done.
         client: Redis = factory.from_url(
-            url, socket_timeout=_DEADLINE, socket_connect_timeout=_DEADLINE, retry=Retry(NoBackoff(), 0)
+            url, socket_timeout=_SOCKET_TIMEOUT, socket_connect_timeout=_SOCKET_TIMEOUT, retry=Retry(NoBackoff(), 0)
         )
     except ValueError:
         # Its text may show a part of the password.
@@ -56,11 +55,11 @@ class Link:
         deadline: Seconds that a command may take, the wait for its turn and for a connection included.
     """
 
-    def __init__(self, redis: Redis, *, deadline: float = _DEADLINE) -> None:
+    def __init__(self, redis: Redis, *, deadline: float) -> None:
         self.redis: Any = redis  # its own types are partial
         self.deadline = deadline
         self._places = asyncio.Semaphore(_COMMANDS_AT_ONCE)
-        self._tasks: set[asyncio.Future[Any]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._closed = False
 
     async def run(self, script: Script, keys: Iterable[bytes], arguments: Iterable[bytes]) -> Any:
@@ -118,19 +117,30 @@ class Link:
             TimeoutError: It took longer than that.
             StoreError: The link was closed meanwhile.
         """
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._forget)
+        task = self.begin(work)
         try:
             await asyncio.wait((task,), timeout=seconds)
         finally:
             in_time = task.done()
-            self._end(task)
+            self.end(task)
         if not in_time:
             raise TimeoutError(f"no answer within {seconds:g} s")
         if task.cancelled():
             raise StoreError("the store was closed")
         return task.result()
+
+    def begin(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """A task for ``work``, which is over at the latest when the link is closed."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._forget)
+        return task
+
+    def end(self, task: asyncio.Task[Any]) -> None:
+        """Cancel a task, and again until it minds."""
+        if not task.done():
+            task.cancel()
+            asyncio.get_running_loop().call_later(1.0, self.end, task)
 
     async def close(self) -> None:
         """End what is under way. The client stays as it is."""
@@ -163,12 +173,7 @@ class Link:
             # Bodies are bytes, also in a client that decodes every reply.
             return await self.redis.execute_command(*words, NEVER_DECODE=True)
 
-    def _forget(self, task: asyncio.Future[Any]) -> None:
+    def _forget(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if not task.cancelled():
             task.exception()  # of one that nobody waits for any more: else asyncio would complain
-
-    def _end(self, task: asyncio.Future[Any]) -> None:
-        if not task.done():
-            task.cancel()
-            asyncio.get_running_loop().call_later(1.0, self._end, task)

@@ -25,7 +25,6 @@ __all__ = ["RedisStore"]
 
 _MOST_READ = 100
 _MOST_READ_BYTES = 1_048_576
-_SILENCE = 1.0
 
 
 class RedisStore:
@@ -74,6 +73,9 @@ class RedisStore:
         self._common = (_bytes(self._root), _milliseconds(ttl), _milliseconds(takeover))
         # What is held is held by this store, not by the process: two of them may live in one.
         self._consumer = uuid4().hex.encode()
+        # A webhook is answered within 2.5 s also when Redis is away; this is what a command gets of that.
+        self._deadline = 2.0
+        self._silence = 1.0
         self._listeners: dict[object, Wake] = {}
         self._link: Link | None = None
         self._hints: Hints | None = None
@@ -125,8 +127,8 @@ class RedisStore:
         if self._link is not None:
             return
         _, make_link, make_hints = _engine()
-        link = make_link(self._connect())
-        hints = make_hints(link, f"{self._root}:hints", self._wake, silence=_SILENCE)
+        link = make_link(self._connect(), deadline=self._deadline)
+        hints = make_hints(link, f"{self._root}:hints", self._wake, silence=self._silence)
         try:
             await link.check()
             await hints.start()
