@@ -19,10 +19,12 @@ class TcpProxy:
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
         self._writers: set[asyncio.StreamWriter] = set()
+        self._holed: set[asyncio.StreamWriter] = set()
         self._flows = asyncio.Event()
         self._flows.set()
         self._swallows = False
         self._loses_reply_to: bytes | None = None
+        self._awaited: dict[bytes, asyncio.Event] = {}
         self.port = 0
         self.lost = 0
         """How many replies were lost."""
@@ -54,13 +56,19 @@ class TcpProxy:
         self._swallows = True
 
     def flow(self) -> None:
-        """Be a good network again. What was lost stays lost."""
+        """Be a good network again. A connection that has lost something ends: TCP has no holes."""
         self._flows.set()
         self._swallows = False
+        for writer in self._holed:
+            writer.transport.abort()
 
     def lose_reply_to(self, word: bytes) -> None:
         """The next request with this word reaches the server; instead of the reply comes a reset."""
         self._loses_reply_to = word
+
+    async def forwards(self, word: bytes) -> None:
+        """Wait for the next request with this word, also if it is kept back or lost then."""
+        await self._awaited.setdefault(word, asyncio.Event()).wait()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -88,6 +96,7 @@ class TcpProxy:
             for each in writers:
                 each.transport.abort()
             self._writers -= writers
+            self._holed -= writers
 
     async def _requests(
         self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, doomed: asyncio.Event
@@ -97,6 +106,8 @@ class TcpProxy:
                 if self._loses_reply_to is not None and self._loses_reply_to in data:
                     self._loses_reply_to = None
                     doomed.set()
+                for word in [word for word in self._awaited if word in data]:
+                    self._awaited.pop(word).set()
                 await self._forward(data, sink)
 
     async def _replies(
@@ -111,7 +122,9 @@ class TcpProxy:
 
     async def _forward(self, data: bytes, sink: asyncio.StreamWriter) -> None:
         await self._flows.wait()
-        if not self._swallows:
+        if self._swallows:
+            self._holed.add(sink)
+        else:
             sink.write(data)
             await sink.drain()
 

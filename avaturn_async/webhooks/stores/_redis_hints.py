@@ -37,7 +37,7 @@ class Hints:
     def __init__(
         self,
         link: Link,
-        channel: str,
+        channel: bytes,
         wake: Callable[[Iterable[str] | None], None],
         *,
         silence: float,

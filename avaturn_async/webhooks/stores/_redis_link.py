@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError, ResponseError
 
 from avaturn_async.errors import StoreError, StoreFullError
 from avaturn_async.webhooks.stores._redis_lua import Script
@@ -37,7 +37,10 @@ def connect(url: str) -> Redis:
     try:
         # No retries: what a lost reply belonged to may have been done.
         client: Redis = factory.from_url(
-            url, socket_timeout=_SOCKET_TIMEOUT, socket_connect_timeout=_SOCKET_TIMEOUT, retry=Retry(NoBackoff(), 0)
+            url,
+            socket_timeout=_SOCKET_TIMEOUT,
+            socket_connect_timeout=_SOCKET_TIMEOUT,
+            retry=Retry(NoBackoff(), 0),
         )
     except ValueError:
         # Its text may show a part of the password.
@@ -155,7 +158,8 @@ class Link:
         reason = " ".join(str(error).partition(", with args")[0].split())
         for secret in self._secrets():
             reason = reason.replace(secret, "...")
-        if "OOM command not allowed" in str(error):
+        # Redis 6.2 tells it within the text of another error.
+        if isinstance(error, OutOfMemoryError) or "-OOM command not allowed" in str(error):
             return StoreFullError("Redis has reached its maxmemory; nothing that is stored was dropped")
         return StoreError(f"Redis: {type(error).__name__}: {reason[:_LONGEST_REASON]}")
 

@@ -128,7 +128,7 @@ class RedisStore:
             return
         _, make_link, make_hints = _engine()
         link = make_link(self._connect(), deadline=self._deadline)
-        hints = make_hints(link, f"{self._root}:hints", self._wake, silence=self._silence)
+        hints = make_hints(link, _bytes(f"{self._root}:hints"), self._wake, silence=self._silence)
         try:
             await link.check()
             await hints.start()
