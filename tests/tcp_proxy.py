@@ -68,7 +68,8 @@ class TcpProxy:
 
     async def forwards(self, word: bytes) -> None:
         """Wait for the next request with this word, also if it is kept back or lost then."""
-        await self._awaited.setdefault(word, asyncio.Event()).wait()
+        async with asyncio.timeout(10):
+            await self._awaited.setdefault(word, asyncio.Event()).wait()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()

@@ -74,12 +74,16 @@ class Link:
         """
         keys = tuple(keys)
         words = (len(keys), *keys, *arguments)
-        try:
+
+        async def evaluate() -> Any:
             try:
-                return await self._command("EVALSHA", script.sha, *words)
+                return await self._execute("EVALSHA", script.sha, *words)
             except NoScriptError:
                 # It was restarted, or another one has taken its place. EVAL also makes it known there.
-                return await self._command("EVAL", script.source, *words)
+                return await self._execute("EVAL", script.source, *words)
+
+        try:
+            return await self._command(evaluate())
         except (RedisError, OSError) as error:
             raise self.refusal(error) from None
 
@@ -91,7 +95,7 @@ class Link:
         """
         info: Mapping[str, Any] = {}
         try:
-            info = await self._command("INFO")
+            info = await self._command(self._execute("INFO"))
         except ResponseError:
             pass  # forbidden, as it may be at a hoster's: nothing can be known then
         except (RedisError, OSError) as error:
@@ -167,12 +171,13 @@ class Link:
         known = self.redis.connection_pool.connection_kwargs
         return tuple(str(known[name]) for name in ("password", "username") if known.get(name))
 
-    async def _command(self, *words: Any) -> Any:
+    async def _command(self, work: Coroutine[Any, Any, Any]) -> Any:
         if self._closed:
+            work.close()
             raise StoreError("the store is closed")
-        return await self.within(self.deadline, self._execute(words))
+        return await self.within(self.deadline, work)
 
-    async def _execute(self, words: tuple[Any, ...]) -> Any:
+    async def _execute(self, *words: Any) -> Any:
         async with self._places:
             # Bodies are bytes, also in a client that decodes every reply.
             return await self.redis.execute_command(*words, NEVER_DECODE=True)
