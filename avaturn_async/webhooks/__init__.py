@@ -33,6 +33,7 @@ from avaturn_async.webhooks.verification import (
 )
 
 if TYPE_CHECKING:
+    from avaturn_async.webhooks.stores.redis import RedisStore
     from avaturn_async.webhooks.stores.sqlite import SQLiteStore
 
 __all__ = [
@@ -46,6 +47,7 @@ __all__ = [
     "ExportReady",
     "HmacSha256",
     "MemoryStore",
+    "RedisStore",
     "RenderReady",
     "RoutedSession",
     "RouterClosedError",
@@ -67,7 +69,10 @@ __all__ = [
 ]
 
 # Those who keep events in memory need neither sqlite3 nor redis.
-_LAZY = {"SQLiteStore": "avaturn_async.webhooks.stores.sqlite"}
+_LAZY = {
+    "RedisStore": "avaturn_async.webhooks.stores.redis",
+    "SQLiteStore": "avaturn_async.webhooks.stores.sqlite",
+}
 
 
 def __getattr__(name: str) -> Any:
