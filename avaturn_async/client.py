@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 from uuid import UUID
 
 from yarl import URL
 
 from avaturn_async._arguments import checked_base_url, checked_path, checked_token, segment
+from avaturn_async._file_client import FileClient
 from avaturn_async._retry import RetryPolicy
 from avaturn_async._structure import dumps, unstructure
 from avaturn_async._transport import Transport
-from avaturn_async.errors import ClientClosedError
 from avaturn_async.models import (
     Avatar,
     Create,
@@ -36,13 +36,9 @@ from avaturn_async.models import (
 )
 
 if TYPE_CHECKING:
-    from pathlib import Path
     from types import TracebackType
 
     import aiohttp
-
-    from avaturn_async._transfer import Photo, Transfers
-    from avaturn_async.models import BodyType
 
 _BASE_URL = "https://api.avaturn.me"
 _SCENE = re.compile(r"[a-zA-Z0-9_/]+")
@@ -54,7 +50,7 @@ _CONFIG_TYPES: dict[type, str] = {
 }
 
 
-class AvaturnClient:
+class AvaturnClient(FileClient):
     """Issues the calls of the Avaturn API.
 
     ::
@@ -94,14 +90,13 @@ class AvaturnClient:
         self._transport = Transport(
             token, base_url=url, timeout=timeout, retry=retry, http=http, trace_configs=trace_configs
         )
-        self._transfers: Transfers | None = None
-        self._transfer_options: dict[str, Any] = {
-            "retry": retry,
-            "timeout": timeout,
-            "base_url": url,
-            "allow_private_urls": allow_private_urls,
-            "trace_configs": trace_configs,
-        }
+        super().__init__(
+            retry=retry,
+            timeout=timeout,
+            base_url=url,
+            allow_private_urls=allow_private_urls,
+            trace_configs=trace_configs,
+        )
 
     @classmethod
     def from_env(
@@ -148,8 +143,7 @@ class AvaturnClient:
     async def close(self) -> None:
         """Close the connections that the client opened. Twice is fine."""
         await self._transport.close()
-        if self._transfers is not None:
-            await self._transfers.close()
+        await self._close_files()
 
     async def create_user(self, *, timeout: float | None = None) -> User:
         """Create User: an anonymous user. Every call makes another one."""
@@ -284,68 +278,3 @@ class AvaturnClient:
         body = None if json is None else dumps(json)
         content = await self._transport.send(method, path, params=params, body=body, timeout=timeout)
         return self._transport.decode(content, object, method, path) if content.strip() else None
-
-    async def upload_photos(
-        self,
-        upload_url: str,
-        *,
-        frontal: Photo,
-        side_1: Photo,
-        side_2: Photo,
-        body_type: BodyType | str,
-        telephoto: bool = False,
-        on_progress: Callable[[int, int], Any] | None = None,
-        timeout: float | None = None,
-    ) -> None:
-        """Send the photos of a new avatar: see :meth:`Transfers.upload_photos`.
-
-        They are streamed, without the token, and sent once. A photo is a path, the bytes of an image file, or
-        such a file, open for binary reading. ``timeout`` is the longest silence, in seconds.
-
-        Raises:
-            ValueError: A photo is none, or another argument makes no sense; nothing was sent.
-            TransferError: The address is refused, or the server said no.
-        """
-        await self._files().upload_photos(
-            upload_url,
-            frontal=frontal,
-            side_1=side_1,
-            side_2=side_2,
-            body_type=body_type,
-            telephoto=telephoto,
-            on_progress=on_progress,
-            timeout=timeout,
-        )
-
-    async def download(
-        self,
-        url: str,
-        destination: str | os.PathLike[str],
-        *,
-        on_progress: Callable[[int, int | None], Any] | None = None,
-        max_bytes: int | None = None,
-        timeout: float | None = None,
-    ) -> Path:
-        """Fetch the file behind a result URL to a file or into a directory: see :meth:`Transfers.download`.
-
-        It is streamed, without the token, and appears under its name when it is whole. ``timeout`` is the
-        longest silence, in seconds.
-
-        Raises:
-            ValueError: An argument makes no sense; nothing was sent.
-            TransferError: A refused address, an expired URL, a cut, too large, or not what it should be.
-        """
-        return await self._files().download(
-            url, destination, on_progress=on_progress, max_bytes=max_bytes, timeout=timeout
-        )
-
-    def _files(self) -> Transfers:
-        """What carries files, made at first use."""
-        if self._transport.closed:
-            raise ClientClosedError("this AvaturnClient is closed: make a new one")
-        if self._transfers is None:
-            # Many a backend never carries a file.
-            from avaturn_async._transfer import Transfers  # noqa: PLC0415
-
-            self._transfers = Transfers(**self._transfer_options)
-        return self._transfers
