@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
@@ -20,6 +22,30 @@ class TestMemoryStore(EventStoreContract):
             clock=self.clock,
             takeover=self.takeover,
         )
+
+
+class _LateStore(MemoryStore):
+    """Tells late what happened, as a store elsewhere does, and bit by bit."""
+
+    def listen(self, wake: Callable[[Iterable[str] | None], None]) -> Callable[[], None]:
+        loop = asyncio.get_running_loop()
+
+        def later(topics: Iterable[str] | None) -> None:
+            parts: list[list[str] | None] = (
+                [None] if topics is None else [[topic] for topic in topics] or [[]]
+            )
+            for turns, part in enumerate(parts):
+                loop.call_later(turns / 1000, wake, part)
+
+        return super().listen(later)
+
+
+class TestAStoreThatTellsLateAndHasNoBounds(EventStoreContract):
+    has_bounds = False
+
+    async def make_store(self, *, max_events: int, max_bytes: int) -> MemoryStore:
+        del max_events, max_bytes
+        return _LateStore(ttl=self.ttl, clock=self.clock, takeover=self.takeover)
 
 
 @pytest.mark.parametrize("option", ["ttl", "max_events", "max_bytes", "takeover"])
