@@ -48,7 +48,13 @@ def names(fake: FakeAvaturn, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     monkeypatch.setenv("AVATURN_API_TOKEN", "any-token")
     monkeypatch.setenv("AVATURN_BASE_URL", fake.url)
     monkeypatch.chdir(tmp_path)
-    known: dict[str, Any] = {"web": web, "logging": logging, "attrs": attrs, "TestServer": TestServer}
+    known: dict[str, Any] = {
+        "__name__": "readme",
+        "web": web,
+        "logging": logging,
+        "attrs": attrs,
+        "TestServer": TestServer,
+    }
     for module in (avaturn_async, avaturn_async.webhooks):
         for name in module.__all__:
             if name != "RedisStore":
@@ -98,7 +104,7 @@ async def test_waiting_in_a_script(names: dict[str, Any], fake: FakeAvaturn) -> 
 
     names["print"] = lambda _, url: finished.append(asyncio.create_task(person(url)))
     names["export_avatar"] = functools.partial(export_avatar, poll=PollPolicy(first=0))
-    made = await run(block("session.wait_for(AvatarReady, timeout=600)\n"), names)
+    made = await run(block("path = await export_avatar"), names)
     assert made["path"].read_bytes().startswith(b"glTF")
 
 
