@@ -454,9 +454,10 @@ async def test_an_endless_answer_is_not_read_to_its_end() -> None:
         await connection.stall()
 
     async with serve(endless) as server, unguarded() as made:
-        with pytest.raises(TransferError, match="422"):
-            await send(made, f"{server.url}/up")
-    # It is the length that ends it, not the silence thereafter.
+        # It is the length that ends it, not the silence thereafter.
+        async with asyncio.timeout(10):
+            with pytest.raises(TransferError, match="422"):
+                await send(made, f"{server.url}/up")
 
 
 async def test_a_slow_upload_that_moves_is_no_silence(monkeypatch: pytest.MonkeyPatch) -> None:
