@@ -110,7 +110,6 @@ class _Body(AsyncIterator[bytes]):
     def _count(self) -> None:
         if self._under_way:
             self.sent += self._under_way
-            self._under_way = 0
             if self._on_progress is not None:
                 self._on_progress(self.sent, self._form.size)
 

@@ -488,6 +488,7 @@ async def test_the_origin_of_the_api_is_always_taken(net: Net, tmp_path: Path) -
     async with rig(base_url=base, ssl_context=net.ssl_context) as made:
         path = await made.transfers.download(f"{base}/a.png", tmp_path)
         assert path.read_bytes() == PNG
+        await made.transfers.download(f"https://LOCALHOST:{net.port}/a.png", tmp_path)
         # Another scheme, host or port is another origin.
         with pytest.raises(ValueError, match="https"):
             await made.transfers.download(f"http://localhost:{net.port}/a.png", tmp_path)
@@ -565,7 +566,8 @@ async def test_a_url_with_letters_and_spaces_is_quoted(net: Net, tmp_path: Path)
     async with guarded(net) as transfers:
         await transfers.download("https://files.test/größe a.png?q=ü", tmp_path / "a.png")
         await transfers.download(URL("https://files.test/b"), tmp_path / "b.png")
-    assert [r.raw_path for r in net.requests] == ["/gr%C3%B6%C3%9Fe%20a.png?q=%C3%BC", "/b"]
+        await transfers.download("https://files.test/a b.png", tmp_path / "c.png")
+    assert [r.raw_path for r in net.requests] == ["/gr%C3%B6%C3%9Fe%20a.png?q=%C3%BC", "/b", "/a%20b.png"]
 
 
 async def test_no_header_cookie_or_proxy_of_another_place_goes_along(

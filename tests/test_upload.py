@@ -20,6 +20,7 @@ from aiohttp import web
 from attrs import define, field, frozen
 from conftest import pickled
 from scripted_server import (
+    Connection,
     answer,
     cut_body,
     hang_up,
@@ -165,6 +166,18 @@ async def test_paths_and_files_of_every_kind_are_taken(tmp_path: Path) -> None:
                 await send(made, server.url, photo)  # put back to where they were
         assert [form[2].content for form in server.forms] == [PNG] * 12
         assert [f.tell() for f in (file, raw, spooled)] == [0, 0, 6]
+
+
+async def test_a_file_that_its_owner_closes_in_time_is_no_trouble() -> None:
+    photo = io.BytesIO(JPEG)
+
+    def close(sent: int, total: int) -> None:
+        if sent == total:
+            photo.close()
+
+    async with receiver() as server, unguarded() as made:
+        await send(made, server.url, photo, on_progress=close)
+    assert server.forms[0][2].content == JPEG
 
 
 async def test_one_file_object_can_be_two_photos() -> None:
@@ -433,6 +446,18 @@ async def test_a_success_before_all_was_sent_is_none() -> None:
     async with raw_server(hasty) as url, unguarded() as made:
         with pytest.raises(TransferError, match=r"answered when \d+ of 2\d+ bytes were sent"):
             await send(made, url, JPEG + bytes(20_000_000))
+
+
+async def test_an_endless_answer_is_not_read_to_its_end() -> None:
+    async def endless(connection: Connection) -> None:
+        connection.writer.write(b"HTTP/1.1 422 No\r\nContent-Length: 1000000000\r\n\r\n" + b"x" * 200_000)
+        await connection.stall()
+
+    async with serve(endless) as server, unguarded() as made:
+        # It is the length that ends it, not the silence thereafter.
+        async with asyncio.timeout(10):
+            with pytest.raises(TransferError, match="422"):
+                await send(made, f"{server.url}/up")
 
 
 async def test_a_slow_upload_that_moves_is_no_silence(monkeypatch: pytest.MonkeyPatch) -> None:
