@@ -290,7 +290,7 @@ async def test_waiters_go_on_when_redis_is_back(proxy: TcpProxy, server: RedisSe
 
 
 async def test_a_waiter_goes_on_also_when_only_silence_tells_of_the_outage(proxy: TcpProxy) -> None:
-    log = logging.getLogger("avaturn_async.webhooks.stores._redis_hints")
+    log = logging.getLogger("avaturn_async.webhooks")
     silent, back = Said("the server is silent"), Said("hears of new events again")
     log.addHandler(silent)
     log.addHandler(back)

@@ -14,7 +14,7 @@ from avaturn_async.webhooks.stores._redis_link import Link
 
 __all__ = ["Hints"]
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("avaturn_async.webhooks")
 
 _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 1.0

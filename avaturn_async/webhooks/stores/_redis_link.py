@@ -18,7 +18,7 @@ from avaturn_async.webhooks.stores._redis_lua import Script
 
 __all__ = ["Link", "connect"]
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("avaturn_async.webhooks")
 T = TypeVar("T")
 
 _OLDEST_VERSION = (6, 2)
