@@ -224,6 +224,12 @@ async def get_json(http: aiohttp.ClientSession, path: str) -> tuple[int, Any]:
         return response.status, await response.json()
 
 
+@pytest.fixture
+def whole_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What several processes print comes line by line, which it does not where nothing is buffered."""
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
+
+
 async def check_several_workers(folder: Path) -> None:
     out = await run("several_workers.py", cwd=folder)
     assert "main opened session" in out
@@ -232,6 +238,7 @@ async def check_several_workers(folder: Path) -> None:
     assert sum(map(int, re.findall(r"^worker [12] received (\d) webhooks$", out, re.MULTILINE))) == 1
 
 
+@pytest.mark.usefixtures("whole_lines")
 async def test_several_workers_on_sqlite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.delenv("REDIS_URL", raising=False)
@@ -240,6 +247,7 @@ async def test_several_workers_on_sqlite(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @needs_redis
+@pytest.mark.usefixtures("whole_lines")
 async def test_several_workers_on_redis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     with running_redis(tmp_path) as server:

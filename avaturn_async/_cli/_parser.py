@@ -45,7 +45,7 @@ def make_parser() -> argparse.ArgumentParser:
     _record_options(command("record", record, "keep deliveries as they come, without verifying anything"))
     _replay_options(command("replay", replay, "post recorded deliveries again, byte for byte"))
     _send_options(command("send", send, "make up an event, sign it and post it"))
-    testing.add_options(command("fake", _fake, testing.DESCRIPTION))
+    testing.add_options(command("fake", _fake, "run a server that stands in for Avaturn"))
     return parser
 
 
