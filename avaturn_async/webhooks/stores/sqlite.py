@@ -110,6 +110,8 @@ class SQLiteStore:
                 engine = self._started()
                 self._engine = None
                 await engine.close()
+                # asyncio lets go of a socket one turn of its loop after it was told to.
+                await asyncio.sleep(0)
 
     def listen(self, wake: Wake) -> Callable[[], None]:
         """Call ``wake`` with the topics under which something appears, in whatever process.
