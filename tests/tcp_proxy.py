@@ -18,7 +18,6 @@ class TcpProxy:
         self._target = target
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
-        self._writers: set[asyncio.StreamWriter] = set()
         self._holed: set[asyncio.StreamWriter] = set()
         self._flows = asyncio.Event()
         self._flows.set()
@@ -42,8 +41,8 @@ class TcpProxy:
 
     async def reset(self) -> None:
         """Every connection is reset."""
-        for writer in self._writers:
-            writer.transport.abort()
+        for connection in self._connections:
+            connection.cancel()
         if self._connections:
             await asyncio.wait(self._connections)
 
@@ -76,28 +75,23 @@ class TcpProxy:
         assert task is not None
         self._connections.add(task)
         task.add_done_callback(self._connections.discard)
-        writers = {writer}
+        writers = [writer]
+        pumps: list[asyncio.Task[None]] = []
         try:
-            # Before connecting: a server that is stopped is no matter of a blackhole.
             from_server, to_server = await asyncio.open_connection("127.0.0.1", self._target)
-            writers.add(to_server)
-            self._writers |= writers
+            writers.append(to_server)
             doomed = asyncio.Event()
-            pumps = (
-                asyncio.create_task(self._requests(reader, to_server, doomed)),
-                asyncio.create_task(self._replies(from_server, writer, doomed)),
-            )
+            pumps.append(asyncio.create_task(self._requests(reader, to_server, doomed)))
+            pumps.append(asyncio.create_task(self._replies(from_server, writer, doomed)))
             await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
-            for pump in pumps:
-                pump.cancel()
-            await asyncio.wait(pumps)
         except OSError:
             pass
         finally:
+            for pump in pumps:
+                pump.cancel()
             for each in writers:
                 each.transport.abort()
-            self._writers -= writers
-            self._holed -= writers
+            self._holed -= set(writers)
 
     async def _requests(
         self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, doomed: asyncio.Event

@@ -47,7 +47,7 @@ class Hints:
         self._wake = wake
         self._silence = silence
         self._heard = False
-        self._task: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[None]
 
     async def start(self) -> None:
         """Subscribe; returns when that is confirmed.
@@ -63,28 +63,32 @@ class Hints:
 
     async def close(self) -> None:
         """Hang up."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait((self._task,))
+        self._task.cancel()
+        await asyncio.wait((self._task,))
 
     async def _stay(self, pubsub: Any) -> None:
         """Listen, and come back whenever the connection is lost."""
-        pause = _FIRST_PAUSE
         while True:
             try:
-                if pubsub is None:
-                    pubsub = await self._subscribe()
-                    _log.info("hears of new events again")
-                    pause = _FIRST_PAUSE
                 await self._follow(pubsub)
-            except Exception as error:  # noqa: BLE001 - whatever it was: who does not listen lets waiters hang
-                if pubsub is not None:
-                    _log.warning("hears of no new events for now: %s", self._link.refusal(error))
+            except Exception as error:  # noqa: BLE001 - whatever it was: not to listen lets waiters hang
+                _log.warning("hears of no new events for now: %s", self._link.refusal(error))
             finally:
                 await self._hang_up(pubsub)
-            pubsub = None
+            pubsub = await self._come_back()
+
+    async def _come_back(self) -> Any:
+        pause = _FIRST_PAUSE
+        while True:
             await asyncio.sleep(pause)
-            pause = min(pause * 2, _LONGEST_PAUSE)
+            try:
+                pubsub = await self._subscribe()
+            except Exception as error:  # noqa: BLE001 - as above
+                _log.debug("still hears of no new events: %s", self._link.refusal(error))
+                pause = min(pause * 2, _LONGEST_PAUSE)
+            else:
+                _log.info("hears of new events again")
+                return pubsub
 
     async def _subscribe(self) -> Any:
         pubsub = self._link.redis.pubsub()
@@ -124,9 +128,7 @@ class Hints:
                 self._heard = True
                 self._tell(message)
 
-    async def _hang_up(self, pubsub: Any | None) -> None:
-        if pubsub is None:
-            return
+    async def _hang_up(self, pubsub: Any) -> None:
         with contextlib.suppress(RedisError, OSError):
             await self._link.within(self._link.deadline, pubsub.aclose())
 
