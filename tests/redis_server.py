@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import importlib
 import os
+import random
 import signal
 import socket
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -104,8 +105,8 @@ class RedisServer:
 def running_redis(directory: Path, options: dict[str, str] | None = None) -> Iterator[RedisServer]:
     """A server for the time of the block."""
     server = RedisServer(directory, options)
-    server.start()
     try:
+        server.start()
         yield server
     finally:
         server.stop()
@@ -121,7 +122,9 @@ def _wait_until_ready(log: IO[str]) -> None:
 
 
 def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    # Below those that the system gives to connections: else one of them might take it between two starts.
+    for port in random.sample(range(10_000, 30_000), 100):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise RuntimeError("no free port")

@@ -97,7 +97,7 @@ class TestRedisStoreOnACluster(TestRedisStore):
     async def _on_a_server(self, cluster: RedisServer) -> None:
         client: Any = Redis.from_url(cluster.url)
         if (await client.execute_command("CLUSTER INFO"))["cluster_state"] != "ok":
-            await client.execute_command("CLUSTER ADDSLOTSRANGE", 0, 16_383)
+            await client.execute_command("CLUSTER ADDSLOTS", *range(16_384))
             while (await client.execute_command("CLUSTER INFO"))["cluster_state"] != "ok":
                 pass
         await client.aclose()
