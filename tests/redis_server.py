@@ -123,8 +123,15 @@ def _wait_until_ready(log: IO[str]) -> None:
 
 def _free_port() -> int:
     # Below those that the system gives to connections: else one of them might take it between two starts.
-    for port in random.sample(range(10_000, 30_000), 100):
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind(("127.0.0.1", port))
+    # A node of a cluster also takes the port that is 10,000 above.
+    for port in random.sample(range(10_000, 22_000), 100):
+        if _is_free(port) and _is_free(port + 10_000):
             return port
     raise RuntimeError("no free port")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe, suppress(OSError):
+        probe.bind(("127.0.0.1", port))
+        return True
+    return False

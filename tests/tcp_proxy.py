@@ -84,8 +84,8 @@ class TcpProxy:
             pumps.append(asyncio.create_task(self._requests(reader, to_server, doomed)))
             pumps.append(asyncio.create_task(self._replies(from_server, writer, doomed)))
             await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
-        except OSError:
-            pass
+        except (OSError, asyncio.CancelledError):
+            pass  # by reset(), which is the end of this task
         finally:
             for pump in pumps:
                 pump.cancel()

@@ -243,8 +243,10 @@ async def test_all_keys_are_in_one_slot_whatever_the_prefix(redis: Any, prefix: 
 
 async def test_positions_go_on_rising_when_everything_was_gone(redis: Any) -> None:
     # An iterator may have been waiting for longer than events live.
-    async with started(RedisStore(redis)) as store:
+    now = 1_000.0
+    async with started(RedisStore(redis, ttl=10, clock=lambda: now)) as store:
         first = await store.append(arrival("one"))
+        now += 10
         await redis.flushall()
         assert await store.append(arrival("two")) > first
 
@@ -562,5 +564,5 @@ async def test_a_cancelled_caller_is_gone_at_once_and_harms_nobody(redis: Any) -
             await asyncio.wait((task,))
             assert task.cancelled() == asked
             cancelled += asked
-        assert cancelled > 100
+        assert cancelled > 20
         assert await store.append(arrival("last")) > 0
