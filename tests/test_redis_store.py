@@ -360,6 +360,17 @@ async def test_what_was_trimmed_while_it_was_held_is_not_given_out_again(redis: 
         assert (await redis.xpending("{avaturn}:log", "g"))["pending"] == 1
 
 
+async def test_a_claim_clears_what_is_past_its_time(redis: Any) -> None:
+    now = 1_000.0
+    async with started(RedisStore(redis, ttl=10, takeover=1, clock=lambda: now)) as store:
+        await store.append(arrival("held"))
+        await store.claim("g", limit=1)
+        await store.append(arrival("new"))
+        now += 11
+        assert await store.claim("g", limit=1) == ()
+        assert (await redis.xpending("{avaturn}:log", "g"))["pending"] == 0
+
+
 async def test_the_handlers_go_on_when_the_log_was_gone(redis: Any) -> None:
     async with started(RedisStore(redis)) as store:
         await store.join("g")
