@@ -12,6 +12,7 @@ import logging
 import sys
 
 from aiohttp import http_parser, web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from avaturn_async.webhooks import (
     BasicAuth,
@@ -40,6 +41,12 @@ SCHEMES: dict[str, Verifier] = {
     "query": SharedSecret(KEY, query="key"),
     "basic": BasicAuth("avaturn", KEY),
 }
+
+
+def reached_the_receiver(record: logging.LogRecord) -> bool:
+    """Not so what aiohttp refuses by itself: it logs that with a piece of the request."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not (record.name == "aiohttp.server" and isinstance(error, HttpProcessingError))
 
 
 async def ping(_: web.Request) -> web.Response:
@@ -76,4 +83,5 @@ async def main() -> None:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.DEBUG, stream=sys.stderr)
+    logging.getLogger("aiohttp.server").addFilter(reached_the_receiver)
     asyncio.run(main())

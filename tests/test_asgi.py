@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import aiohttp
@@ -12,7 +12,7 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 from starlette.applications import Starlette
-from starlette.routing import Mount
+from starlette.routing import Mount, Route
 
 from avaturn_async.webhooks import (
     AvatarReady,
@@ -152,6 +152,108 @@ async def test_a_router_that_does_not_start_fails_the_startup() -> None:
     made = WebhookReceiver(SessionRouter(Broken()), verifier=SIGNATURE)
     sent = await ask(made, [{"type": "lifespan.startup"}], {"type": "lifespan"})
     assert sent == [{"type": "lifespan.startup.failed", "message": "no room"}]
+
+
+async def test_a_router_that_does_not_close_fails_the_shutdown() -> None:
+    class Broken(MemoryStore):
+        async def close(self) -> None:
+            raise OSError("no way")
+
+    made = WebhookReceiver(SessionRouter(Broken()), verifier=SIGNATURE)
+    messages = [{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}]
+    sent = await ask(made, messages, {"type": "lifespan"})
+    assert sent[1] == {"type": "lifespan.shutdown.failed", "message": "no way"}
+
+
+async def test_a_server_that_says_by_an_error_that_the_sender_is_gone_is_understood() -> None:
+    made = WebhookReceiver(SessionRouter(), verifier=SIGNATURE)
+
+    async def fails(*_: Any) -> Any:
+        raise OSError("gone")
+
+    async def whole() -> Any:
+        return chunk(BODY)
+
+    await made.asgi(scope(), fails, fails)
+    assert made.outcomes["cut"] == 1
+    await made.asgi(scope(), whole, fails)
+    assert made.outcomes["stored"] == 1
+    await made.router.close()
+
+
+@pytest.mark.parametrize(("version", "said"), [("1.1", True), ("2", False), ("3", False)])
+async def test_http_2_has_no_header_that_ends_a_connection(version: str, *, said: bool) -> None:
+    made = WebhookReceiver(SessionRouter(), verifier=SIGNATURE)
+    sent = await ask(made, [], scope(headers=[(b"content-encoding", b"br")], http_version=version))
+    assert ((b"connection", b"close") in sent[0]["headers"]) == said
+
+
+async def test_those_who_come_while_the_router_is_closing_are_told_to_come_again() -> None:
+    made = WebhookReceiver(SessionRouter(), verifier=SIGNATURE)
+    await ask(made, [{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}], {"type": "lifespan"})
+    sent = await ask(made, [])
+    assert (sent[0]["status"], (b"retry-after", b"5") in sent[0]["headers"]) == (503, True)
+
+
+async def test_a_server_that_shuts_down_lets_running_webhooks_finish() -> None:
+    entered, gate = asyncio.Event(), asyncio.Event()
+
+    class Slow(MemoryStore):
+        async def append(self, arrival: Any) -> int:
+            entered.set()
+            await gate.wait()
+            return await super().append(arrival)
+
+    made = WebhookReceiver(SessionRouter(Slow()), verifier=SIGNATURE)
+    async with aiohttp.ClientSession() as http:
+        async with served(made.asgi) as server:
+            running = asyncio.create_task(
+                http.post(server, data=BODY, headers={**SIGNATURE.sign(BODY), "Content-Type": "a/b+json"})
+            )
+            await entered.wait()
+
+            async def let_go() -> None:
+                port = int(server.rsplit(":", 1)[1])
+                # Refused, or reset: just then the server stops to listen.
+                with suppress(ConnectionError):
+                    while True:
+                        _, writer = await asyncio.open_connection("127.0.0.1", port)
+                        writer.close()
+                gate.set()
+
+            letting_go = asyncio.create_task(let_go())
+        await letting_go
+        async with await running as response:
+            assert response.status == 200
+    assert made.outcomes["stored"] == 1
+    assert made.router.closing
+
+
+async def test_a_route_of_its_own_needs_no_slash_at_its_end() -> None:
+    made = WebhookReceiver(SessionRouter(), verifier=SIGNATURE)
+    app = FastAPI()
+    app.router.routes.append(Route("/hook", made.asgi))
+    async with served(app) as url, aiohttp.ClientSession() as http:
+        headers = {**SIGNATURE.sign(BODY), "Content-Type": "application/json"}
+        async with http.post(f"{url}/hook", data=BODY, headers=headers, allow_redirects=False) as response:
+            assert response.status == 200
+        async with http.put(f"{url}/hook", data=BODY) as response:
+            assert response.status == 405
+    await made.router.close()
+
+
+async def test_under_a_real_server_a_sender_may_be_gone_in_the_middle_of_its_body(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    made = WebhookReceiver(SessionRouter(), verifier=SIGNATURE)
+    async with served(made.asgi) as url:
+        _, writer = await asyncio.open_connection("127.0.0.1", int(url.rsplit(":", 1)[1]))
+        writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 500\r\n\r\nx")
+        await writer.drain()
+        writer.transport.abort()
+        while not made.outcomes["cut"]:
+            await asyncio.sleep(0)
+    assert "Traceback" not in caplog.text
 
 
 async def test_a_websocket_is_closed() -> None:

@@ -64,6 +64,10 @@ async def _read_and_judge(receiver: WebhookReceiver, request: web.Request, peer:
             body = body or bytearray(await request.read())
     except TimeoutError:
         return receiver.end("too_slow", reason="the body did not come", peer=peer, length=len(body))
+    except asyncio.CancelledError:
+        # The server is told to cancel handlers when their sender is gone, or is out of patience at its end.
+        receiver.end("cut", reason="cancelled", peer=peer, length=len(body))
+        raise
     except Exception as error:  # noqa: BLE001 - every parser has its own for a body that is cut or malformed
         return receiver.end("cut", reason=type(error).__name__, peer=peer, length=len(body))
     return await receiver.judge(

@@ -37,6 +37,8 @@ __all__ = ["WebhookReceiver"]
 
 _Headers = Iterable[tuple[bytes, bytes]]
 _MOST_DIGITS = 18
+# Another method could be anything, and does not get into the log.
+_METHODS = frozenset({"GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"})
 
 
 class Confirmation(Protocol):
@@ -113,7 +115,7 @@ class WebhookReceiver:
     def refuse(self, method: str, headers: _Headers, *, peer: str, read: int = 0) -> WebhookReply | None:
         """The reply to a request whose body is not worth reading, by its head alone."""
         if method != "POST":
-            return self.end("wrong_method", reason=f"{method[:20]!r}", peer=peer)
+            return self.end("wrong_method", reason=method if method in _METHODS else "unknown", peer=peer)
         declared, encoded = _head(headers)
         length = max(declared, read)
         if length > self.max_body:
