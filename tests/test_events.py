@@ -194,6 +194,7 @@ def test_a_known_event_of_another_shape_is_kept_with_its_problems(
         (b'{"event": "x", "\\udc00": 1}', "half a surrogate pair"),
         (b'{"event": "\xed\xa0\x80"}', "not UTF-8"),
         (b"[]", "not a JSON object"),
+        (b'"' + b"[" * 99 + b'"', "not a JSON object"),
         (b"null", "not a JSON object"),
         (b"{}", "no event in it"),
         (b'{"event": 5}', "no event in it"),

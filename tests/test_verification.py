@@ -387,3 +387,15 @@ def test_a_delivery_id_has_a_length(id_: str) -> None:
     verifier = StandardWebhooks(b"k", clock=now)
     with pytest.raises(WebhookRejected, match="webhook-id"):
         verifier.verify(request(verifier.sign(BODY, timestamp=NOW, id=id_)))
+
+
+@pytest.mark.parametrize(("count", "taken"), [(20, True), (21, False)])
+def test_signatures_beside_the_right_one_are_passed_over_up_to_a_number(count: int, *, taken: bool) -> None:
+    verifier = StandardWebhooks(b"k", clock=now)
+    signed = verifier.sign(BODY, timestamp=NOW, id="m")
+    signed["webhook-signature"] = "v1,AAAA v2,BBBB " + "v1a,CCCC " * (count - 3) + signed["webhook-signature"]
+    if taken:
+        assert verifier.verify(request(signed)) == "m"
+    else:
+        with pytest.raises(WebhookRejected, match="too many signatures"):
+            verifier.verify(request(signed))
