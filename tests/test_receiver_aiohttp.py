@@ -6,6 +6,7 @@ The long table of hostile requests is test_receiver_hostile.py.
 from __future__ import annotations
 
 import asyncio
+import gzip
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -137,6 +138,16 @@ async def test_a_body_that_lies_about_its_encoding_is_never_decoded(
         assert answer.startswith(f"HTTP/1.1 {status} ")
         assert await line.ends()
     assert "Traceback" not in caplog.text
+
+
+async def test_not_even_an_honest_encoding_is_decoded_to_keep_a_connection() -> None:
+    made = receiver()
+    whole = gzip.compress(b"x" * 99)
+    async with served(made) as server, wire(server) as line:
+        refused = head("Content-Encoding: gzip", f"Content-Length: {len(whole)}", method="PUT")
+        assert (await line.ask(refused, whole[:9])).startswith("HTTP/1.1 405 ")
+        with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+            await line.ask(whole[9:], head("Content-Length: 0", method="PUT"))
 
 
 async def test_the_rest_of_a_refused_body_is_read_so_that_the_connection_can_live_on() -> None:

@@ -7,6 +7,7 @@ import hmac
 from datetime import UTC, datetime
 from typing import Any
 
+import attrs
 import pytest
 import standardwebhooks
 from hypothesis import example, given
@@ -399,3 +400,27 @@ def test_signatures_beside_the_right_one_are_passed_over_up_to_a_number(count: i
     else:
         with pytest.raises(WebhookRejected, match="too many signatures"):
             verifier.verify(request(signed))
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_what_a_scheme_needs_must_not_come_twice(name: str) -> None:
+    good = signed(name)
+    headers = {"headers": (*good.headers, *((k.upper(), b"x") for k, _ in good.headers))}
+    twice = {"query": f"key={KEY}&key={KEY}"} if name == "query" else headers
+    with pytest.raises(WebhookRejected, match="twice"):
+        SCHEMES[name].verify(attrs.evolve(good, **twice))
+
+
+@pytest.mark.parametrize("name", ["timestamped", "standard"])
+@pytest.mark.parametrize(
+    ("off", "reason"), [(-301, "too old"), (-300, ""), (0, ""), (300, ""), (301, "in the future")]
+)
+def test_a_timestamp_may_be_off_by_the_tolerance_in_either_direction(
+    name: str, off: int, reason: str
+) -> None:
+    request_ = request(SCHEMES[name].sign(BODY, timestamp=NOW + off, id="m"))
+    if reason:
+        with pytest.raises(WebhookRejected, match=reason):
+            SCHEMES[name].verify(request_)
+    else:
+        SCHEMES[name].verify(request_)
