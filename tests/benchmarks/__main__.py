@@ -24,7 +24,9 @@ def _arguments() -> argparse.Namespace:
         description="Measure the SDK as ratios of CPU seconds to what one would use in its place; "
         "print a Markdown table.",
     )
-    parser.add_argument("--quick", action="store_true", help="fewer and shorter turns: minutes become seconds")
+    parser.add_argument(
+        "--quick", action="store_true", help="fewer and shorter turns: minutes become seconds"
+    )
     parser.add_argument(
         "--only",
         action="append",
@@ -33,7 +35,10 @@ def _arguments() -> argparse.Namespace:
         help="only rows that hold all these words, such as 'new_session bare'; may be given again",
     )
     parser.add_argument(
-        "--keep", type=Path, metavar="DIR", help="make the generated clients there, and use them the next time"
+        "--keep",
+        type=Path,
+        metavar="DIR",
+        help="make the generated clients there, and use them the next time",
     )
     return parser.parse_args()
 

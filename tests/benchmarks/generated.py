@@ -5,6 +5,7 @@ They are made when the benchmark runs, in a virtual environment of their own wit
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -60,9 +61,7 @@ class Generated:
         if self._python.exists():
             return
         self._directory.mkdir(parents=True, exist_ok=True)
-        subprocess.run(  # noqa: S603 - our own command
-            [sys.executable, "-m", "venv", str(self._directory / "venv")], check=True
-        )
+        subprocess.run([sys.executable, "-m", "venv", str(self._directory / "venv")], check=True)
         peers = ["openapi-python-client", "openapi-generator-cli", _same("aiohttp"), _same("pydantic")]
         self._run("python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *peers)
 
@@ -72,9 +71,9 @@ class Generated:
     def _run(self, tool: str, *arguments: str | Path) -> str:
         command = [str(self._python.parent / tool), *map(str, arguments)]
         # The tools look for each other (ruff, java) by name.
-        path = f"{self._python.parent}:{shutil.os.environ.get('PATH', '')}"
-        done = subprocess.run(  # noqa: S603 - our own command
-            command, capture_output=True, text=True, check=False, env={**shutil.os.environ, "PATH": path}
+        path = f"{self._python.parent}:{os.environ.get('PATH', '')}"
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, env={**os.environ, "PATH": path}
         )
         if done.returncode:
             last = (done.stderr or done.stdout).strip().splitlines()[-1:] or ["no word"]
