@@ -25,11 +25,12 @@ _LONGEST_PROBLEM = 200
 
 def problems(value: Any, cls: Any) -> tuple[str, ...]:
     """Each wrong place, as ``expected str at $[3].status``; at most 20 of them."""
+    places: list[str] = []
     try:
         _converter.structure(value, cls)
     except (Mismatch, BaseValidationError) as error:
-        return tuple(place[:_LONGEST_PROBLEM] for place in _places(error, "$"))[:_MOST_PROBLEMS]
-    return ()
+        places = _places(error, "$")
+    return tuple(place[:_LONGEST_PROBLEM] for place in places[:_MOST_PROBLEMS])
 
 
 def _places(error: BaseException, place: str) -> list[str]:

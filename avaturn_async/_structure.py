@@ -37,6 +37,12 @@ class Mismatch(ValueError):  # noqa: N818 - a signal between two files, never se
     """A value is not what is expected there; its argument says what is."""
 
 
+def _only(kind: type, value: Any, name: str) -> Any:
+    if type(value) is not kind:
+        raise Mismatch(name)
+    return value
+
+
 def read_str(value: Any) -> str:
     if type(value) is not str:
         raise Mismatch("str")
@@ -93,7 +99,8 @@ def _object_reader(cls: Any) -> Reader:
             lines.append(f"item = value.get({name!r})")
             lines.append(f"put_{name}(made, None if item is None else read_{name}(item))")
     source = "\n    ".join(["def read(value):", *lines, "return made"])
-    exec(source, scope)  # noqa: S102 - made of the names of our own fields
+    code = compile(source, f"<reader of {cls.__name__}>", "exec")
+    exec(code, scope)  # noqa: S102 - made of the names of our own fields
     written: Reader = scope["read"]
     return written
 
@@ -102,10 +109,7 @@ def _array_reader(item: Any) -> Reader:
     read_item = reader(item)
 
     def read(value: Any) -> Any:
-        kind: type = type(value)
-        if kind is not list:
-            raise Mismatch("array")
-        return tuple(map(read_item, value))
+        return tuple(map(read_item, _only(list, value, "array")))
 
     return read
 
@@ -114,10 +118,7 @@ def _mapping_reader(item: Any) -> Reader:
     read_item = reader(item)
 
     def read(value: Any) -> Any:
-        kind: type = type(value)
-        if kind is not dict:
-            raise Mismatch("object")
-        return {key: read_item(v) for key, v in value.items()}
+        return {key: read_item(v) for key, v in _only(dict, value, "object").items()}
 
     return read
 
