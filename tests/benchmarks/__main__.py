@@ -11,10 +11,10 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from . import client_rows, import_rows
+from . import client_rows, import_rows, webhook_rows
 from .measure import Result, Setup, prepared
 
-GROUPS = (client_rows.rows, import_rows.rows)
+GROUPS = (client_rows.rows, import_rows.rows, webhook_rows.rows)
 PACKAGES = ("aiohttp", "attrs", "cattrs", "pydantic")
 
 

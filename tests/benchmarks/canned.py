@@ -1,4 +1,4 @@
-"""A server that answers every call at once, from memory: ``python canned.py`` prints its port."""
+"""A server that answers every call at once, from memory: ``python -m tests.benchmarks.canned`` prints its port."""
 
 from __future__ import annotations
 

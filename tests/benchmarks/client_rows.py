@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.util import find_spec
 
 from .generated import Generated
@@ -24,7 +25,9 @@ PYDANTIC = {"validate_json": 1.0, "validate_python": None, "model_validate": Non
 
 def rows(setup: Setup) -> Iterator[Result]:
     """Every call against every peer."""
-    port = python(setup, "canned.py").read()
+    canned = python(setup, "canned")
+    setup.stack.callback(canned.close)
+    port = canned.read()
     url = f"http://127.0.0.1:{port}"
     generated = Generated(setup)
     for task, work in CALLS.items():
@@ -47,7 +50,7 @@ def rows(setup: Setup) -> Iterator[Result]:
 def _against(
     setup: Setup, url: str, task: str, peers: dict[Row, tuple[str, str, Callable[[], str | None]]]
 ) -> Iterator[Result]:
-    contenders: dict[str, Contender] = {}
+    makers: dict[str, Callable[[], Contender]] = {}
     by_row: dict[Row, str] = {}
     for row, (peer, way, interpreter) in peers.items():
         try:
@@ -57,13 +60,13 @@ def _against(
             continue
         by_row[row] = row.against
         more = {"executable": executable} if executable else {}
-        contenders[row.against] = python(setup, "worker.py", peer, way, url, **more)
-    if not contenders:
+        makers[row.against] = partial(python, setup, "worker", peer, way, url, **more)
+    if not makers:
         return
-    contenders["ours"] = python(setup, "worker.py", "sdk", task, url)
+    makers["ours"] = partial(python, setup, "worker", "sdk", task, url)
     # With a thousand objects in each answer, a turn is to last until the garbage collector had its share.
-    seconds, turns = (0.2, max(5, setup.turns // 5)) if task == "list_1000" else (0.02, setup.turns)
-    taken = take_turns(contenders, turns=turns, seconds=seconds)
+    seconds, turns = (0.2, 5) if task == "list_1000" else (0.02, setup.turns)
+    taken = take_turns(makers, lives=setup.lives, turns=turns, seconds=seconds)
     for row, name in by_row.items():
         yield compare(row, taken["ours"], taken[name])
 

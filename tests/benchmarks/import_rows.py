@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 
 from attrs import frozen
 
@@ -34,10 +35,14 @@ class _Import:
             taken += float(done.stdout)
         return taken
 
+    def close(self) -> None:
+        """It ended by itself."""
+
 
 def rows(setup: Setup) -> Iterator[Result]:
     """The import of the package against that of aiohttp, which is most of it."""
     if setup.wants(ROW):
-        contenders = {"ours": _Import("avaturn_async", setup), "theirs": _Import("aiohttp", setup)}
-        taken = take_turns(contenders, turns=setup.turns, seconds=0.0, warm_up=1)
+        names = {"ours": "avaturn_async", "theirs": "aiohttp"}
+        makers = {who: partial(_Import, name, setup) for who, name in names.items()}
+        taken = take_turns(makers, lives=2, turns=setup.turns, seconds=0.0, warm_up=1)
         yield compare(ROW, taken["ours"], taken["theirs"])

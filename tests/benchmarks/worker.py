@@ -1,4 +1,4 @@
-"""A contender that makes calls: ``python worker.py PEER TASK URL``, in the environment of the peer.
+"""A contender that makes calls: ``python -m tests.benchmarks.worker PEER TASK URL``, in the environment of the peer.
 
 It reads from each line of its input how often to make the call, and writes the CPU seconds that it took.
 """
@@ -9,12 +9,10 @@ import asyncio
 import importlib
 import sys
 import time
-from pathlib import Path
 
 
 async def _main(peer: str, task: str, url: str) -> None:
-    sys.path.insert(0, str(Path(__file__).parent / "peers"))
-    async with importlib.import_module(peer).calls(url) as calls:
+    async with importlib.import_module(f"tests.benchmarks.peers.{peer}").calls(url) as calls:
         call = calls[task]
         if await call() is None:
             raise RuntimeError(f"{peer} made nothing of {task}")
