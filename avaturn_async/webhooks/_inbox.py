@@ -99,7 +99,7 @@ class Inbox:
     async def add(self, event: Event, *, key: str, body: bytes) -> int:
         """Store an event; its position, or 0 for a duplicate."""
         self.check_open()
-        store = await self.ready()
+        store = self._store if self.started else await self.ready()
         position = await store.append(_arrival(event, key, body))
         self.newest = max(self.newest, position)
         if position and len(body) <= _LONGEST_RECENT:
