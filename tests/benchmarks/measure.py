@@ -52,6 +52,7 @@ class Setup:
     directory: Path
     wanted: Sequence[str] = ()
     keep: Path | None = None
+    soak: bool = False
     stack: ExitStack = field(factory=ExitStack)
 
     @property
@@ -81,10 +82,10 @@ class Setup:
 
 
 @contextmanager
-def prepared(*, quick: bool, wanted: Sequence[str], keep: Path | None) -> Iterator[Setup]:
+def prepared(*, quick: bool, soak: bool, wanted: Sequence[str], keep: Path | None) -> Iterator[Setup]:
     """What the rows share, and the temporary directory that it lives in."""
     with TemporaryDirectory(prefix="avaturn-benchmarks-") as name, ExitStack() as stack:
-        yield Setup(quick=quick, directory=Path(name), wanted=wanted, keep=keep, stack=stack)
+        yield Setup(quick=quick, soak=soak, directory=Path(name), wanted=wanted, keep=keep, stack=stack)
 
 
 class Contender(Protocol):

@@ -31,7 +31,7 @@ def by_hand() -> Take:
     return take
 
 
-def _request(n: int) -> WebhookRequest:
+def as_request(n: int) -> WebhookRequest:
     head, _, body = load.request(n).partition(b"\r\n\r\n")
     lines = [line.partition(b": ") for line in head.split(b"\r\n")[1:]]
     return WebhookRequest(method="POST", headers=tuple((name, value) for name, _, value in lines), body=body)
@@ -43,7 +43,7 @@ async def _main(which: str) -> None:
         take: Take = receiver.receive if which == "ours" else by_hand()
         first = 0
         for line in sys.stdin:
-            requests = [_request(n) for n in range(first, first + int(line))]
+            requests = [as_request(n) for n in range(first, first + int(line))]
             first += len(requests)
             started = time.process_time()
             for request in requests:
