@@ -69,7 +69,7 @@ def query_string(params: Mapping[str, Any] | None) -> str:
         for name, value in params.items()
         for item in (cast("Sequence[Any]", value) if isinstance(value, list | tuple) else (value,))
     ]
-    return "?" + urlencode(pairs, safe="/")
+    return urlencode(pairs, safe="/")
 
 
 def _query_text(name: str, value: Any) -> str:

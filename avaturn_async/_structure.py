@@ -1,7 +1,7 @@
-"""From JSON to models and back: the one cattrs converter.
+"""From JSON to models and back.
 
-Nothing is coerced. The converter without detailed validation does the work; only when it fails does its
-slower twin run over the same data, to name each place that is wrong.
+Nothing is coerced. A reader is made of each model when it is first needed; it takes what is right, and does
+nothing else. What is wrong goes to cattrs as well (:mod:`avaturn_async._naming`), which names each place.
 """
 
 from __future__ import annotations
@@ -10,119 +10,136 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from enum import Enum
-from functools import partial
-from types import GenericAlias
-from typing import Any, NoReturn, TypeVar, cast, get_args, get_origin
+from functools import cache
+from types import NoneType
+from typing import Any, NoReturn, TypeVar, cast, get_args, get_origin, get_type_hints
 from uuid import UUID
 
 import attrs
-from cattrs import AttributeValidationNote, BaseValidationError, Converter
-from cattrs.gen import make_dict_structure_fn, override
 
 from avaturn_async.errors import AvaturnDecodeError
-from avaturn_async.models import OpenEnum, as_uuid
+from avaturn_async.models import uuid_of
 
 T = TypeVar("T")
-_Hook = Callable[[Any, Any], Any]
-_MOST_PROBLEMS = 20
-_LONGEST_PROBLEM = 200
+Reader = Callable[[Any], Any]
+_Put = Callable[[Any, Any], None]
+
+_new = object.__new__
 
 
-class _Mismatch(Exception):  # noqa: N818 - never leaves this file
+def _slot(cls: type, name: str) -> _Put:
+    """What fills a slot of a new object: a frozen class has no other way in that is as fast."""
+    put: _Put = vars(cls)[name].__set__
+    return put
+
+
+class Mismatch(ValueError):  # noqa: N818 - a signal between two files, never seen by a user
     """A value is not what is expected there; its argument says what is."""
 
 
-def _str(value: Any, _: Any) -> str:
-    if type(value) is not str:
-        raise _Mismatch("str")
+def _only(kind: type, value: Any, name: str) -> Any:
+    if type(value) is not kind:
+        raise Mismatch(name)
     return value
 
 
-def _float(value: Any, _: Any) -> float:
+def read_str(value: Any) -> str:
+    if type(value) is not str:
+        raise Mismatch("str")
+    return value
+
+
+def read_float(value: Any) -> float:
     # An int stays an int, so that what is sent back equals what came.
     if type(value) is int or (type(value) is float and math.isfinite(value)):
         return value
-    raise _Mismatch("number")
+    raise Mismatch("number")
 
 
-def _uuid(value: Any, _: Any) -> UUID:
-    if type(value) is str:
-        try:
-            return as_uuid(value)
-        except ValueError:
-            pass
-    raise _Mismatch("UUID")
+def enum_reader(cls: type[Enum]) -> Reader:
+    known = {member.value: member for member in cls}
+
+    def read(value: Any) -> Enum:
+        if type(value) is not str:
+            raise Mismatch("str")
+        return known.get(value) or cls(value)
+
+    return read
 
 
-def _enum(value: Any, cls: type[Enum]) -> Enum:
-    if type(value) is not str:
-        raise _Mismatch("str")
-    return cls(value)
+def _object_reader(cls: Any) -> Reader:
+    """A function written for the class, as attrs and cattrs write theirs: without loops and without lookups.
+
+    For ``Export`` it reads::
+
+        def read(value):
+            if type(value) is not dict:
+                raise Mismatch("object")
+            made = new(cls)
+            put_status(made, read_status(value["status"]))
+            item = value.get("url")
+            put_url(made, None if item is None else read_url(item))
+            return made
+    """
+    types = get_type_hints(cls)
+    names = tuple(field.name for field in attrs.fields(cls) if field.name != "extra")
+    lines = ["if type(value) is not dict:", "    raise Mismatch('object')", "made = new(cls)"]
+    scope: dict[str, Any] = {"Mismatch": Mismatch, "new": _new, "cls": cls, "names": frozenset(names)}
+    for field in attrs.fields(cls):
+        name = field.name
+        scope[f"put_{name}"] = _slot(cls, name)
+        if name == "extra":
+            # A known key that was sent as null is kept as well: unsent and null may differ to the server.
+            lines.append("put_extra(made, {k: v for k, v in value.items() if v is None or k not in names})")
+            continue
+        scope[f"read_{name}"] = reader(types[name])
+        if field.default is attrs.NOTHING:
+            lines.append(f"put_{name}(made, read_{name}(value[{name!r}]))")
+        else:
+            lines.append(f"item = value.get({name!r})")
+            lines.append(f"put_{name}(made, None if item is None else read_{name}(item))")
+    source = "\n    ".join(["def read(value):", *lines, "return made"])
+    code = compile(source, f"<reader of {cls.__name__}>", "exec")
+    exec(code, scope)  # noqa: S102 - made of the names of our own fields
+    written: Reader = scope["read"]
+    return written
 
 
-def _of_json(kind: type, hook: _Hook) -> _Hook:
-    """The hook, for values of one JSON type only: cattrs itself iterates whatever can be iterated."""
-    name = "object" if kind is dict else "array"
+def _array_reader(item: Any) -> Reader:
+    read_item = reader(item)
 
-    def structure(value: Any, target: Any) -> Any:
-        if type(value) is not kind:
-            raise _Mismatch(name)
-        return hook(value, target)
+    def read(value: Any) -> Any:
+        return tuple(map(read_item, _only(list, value, "array")))
 
-    return structure
+    return read
 
 
-def _object_hook(cls: Any, converter: Converter) -> _Hook:
-    names = {a.name for a in attrs.fields(cls)}
-    if "extra" not in names:
-        return _of_json(dict, make_dict_structure_fn(cls, converter))
-    hook = make_dict_structure_fn(cls, converter, extra=override(struct_hook=lambda value, _: value))
-    known = names - {"extra"}
+def _mapping_reader(item: Any) -> Reader:
+    read_item = reader(item)
 
-    def structure(value: Any, target: Any) -> Any:
-        # A known key that was sent as null is kept as well: unsent and null may differ to the server.
-        extra = {k: v for k, v in value.items() if k not in known or v is None}
-        return hook({**value, "extra": extra}, target)
+    def read(value: Any) -> Any:
+        return {key: read_item(v) for key, v in _only(dict, value, "object").items()}
 
-    return _of_json(dict, structure)
+    return read
 
 
-def _tuple_hook(cls: Any, converter: Converter) -> _Hook:
-    items: Any = GenericAlias(list, get_args(cls)[:1])
-    hook = converter.get_structure_hook(items)
-    return _of_json(list, lambda value, _: tuple(hook(value, items)))
+_PRIMITIVES: dict[Any, Reader] = {str: read_str, float: read_float, UUID: uuid_of}
 
 
-def _mapping_hook(cls: Any, converter: Converter) -> _Hook:
-    plain: Any = GenericAlias(dict, get_args(cls))
-    hook = converter.get_structure_hook(plain)
-    return _of_json(dict, lambda value, _: hook(value, plain))
-
-
-def _with(make: Callable[[Any, Converter], _Hook], converter: Converter, target: Any) -> _Hook:
-    return make(target, converter)
-
-
-def _make(*, detailed: bool) -> Converter:
-    converter = Converter(detailed_validation=detailed)
-    converter.register_structure_hook(str, _str)
-    converter.register_structure_hook(float, _float)
-    converter.register_structure_hook(UUID, _uuid)
-    # A StrEnum is a str to cattrs, so that each is registered by name.
-    for enum in OpenEnum.__subclasses__():
-        converter.register_structure_hook(enum, _enum)
-    factories: tuple[tuple[Callable[[Any], bool], Callable[[Any, Converter], _Hook]], ...] = (
-        (attrs.has, _object_hook),
-        (lambda t: get_origin(t) is tuple, _tuple_hook),
-        (lambda t: get_origin(t) is Mapping, _mapping_hook),
-    )
-    for applies, make in factories:
-        converter.register_structure_hook_factory(applies, partial(_with, make, converter))
-    return converter
-
-
-_fast = _make(detailed=False)
-_naming = _make(detailed=True)
+@cache
+def reader(kind: Any) -> Reader:
+    """The function that reads values of a type that models use out of parsed JSON."""
+    if kind in _PRIMITIVES:
+        return _PRIMITIVES[kind]
+    arguments = get_args(kind)
+    if NoneType in arguments:
+        # The reader of the object takes care of None.
+        return reader(next(a for a in arguments if a is not NoneType))
+    if get_origin(kind) is tuple:
+        return _array_reader(arguments[0])
+    if get_origin(kind) is Mapping:
+        return _mapping_reader(arguments[1])
+    return enum_reader(kind) if issubclass(kind, Enum) else _object_reader(kind)
 
 
 def structure(value: Any, cls: type[T]) -> T:
@@ -131,35 +148,17 @@ def structure(value: Any, cls: type[T]) -> T:
     Raises:
         AvaturnDecodeError: It is of another shape; ``problems`` names each place.
     """
+    kind: Any = cls
     try:
-        return _fast.structure(value, cls)
-    except (_Mismatch, KeyError):
+        made: T = reader(kind)(value)
+    except (ValueError, KeyError):
         pass
-    try:
-        return _naming.structure(value, cls)
-    except (_Mismatch, BaseValidationError) as error:
-        problems = tuple(p[:_LONGEST_PROBLEM] for p in _places(error, "$"))[:_MOST_PROBLEMS]
-    raise AvaturnDecodeError("an answer of another shape than documented", problems)
+    else:
+        return made
+    # Seldom needed, and it takes cattrs a while to be imported.
+    from avaturn_async import _naming  # noqa: PLC0415
 
-
-def _places(error: BaseException, place: str) -> list[str]:
-    """Each wrong place, as ``expected str at $[3].status``."""
-    if isinstance(error, _Mismatch):
-        return [f"expected {error.args[0]} at {place}"]
-    if isinstance(error, KeyError):
-        return [f"missing {place}"]
-    found: list[str] = []
-    for inner in getattr(error, "exceptions", ()):
-        found += _places(inner, place + _step(inner))
-    return found
-
-
-def _step(error: BaseException) -> str:
-    """The last step to the place of an error, out of the note that cattrs left on it."""
-    note: Any = error.__notes__[-1]
-    if isinstance(note, AttributeValidationNote):
-        return f".{note.name}"
-    return f"[{note.index}]" if isinstance(note.index, int) else f".{note.index}"
+    raise AvaturnDecodeError("an answer of another shape than documented", _naming.problems(value, cls))
 
 
 def loads(body: bytes) -> Any:
@@ -169,14 +168,10 @@ def loads(body: bytes) -> Any:
         AvaturnDecodeError: It is not JSON.
     """
     try:
-        return json.loads(body, parse_constant=_no_constant)
+        return _decode(body.decode())
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else "not JSON"
     raise AvaturnDecodeError(f"an answer that is {reason}")
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(name)
 
 
 def dumps(value: Any) -> bytes:
@@ -186,7 +181,16 @@ def dumps(value: Any) -> bytes:
         ValueError: It holds NaN or an infinity, which JSON has no words for.
         TypeError: It holds something that JSON has no words for.
     """
-    return json.dumps(value, allow_nan=False, separators=(",", ":")).encode()
+    return _encode(value).encode()
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(name)
+
+
+# json.loads() and json.dumps() make one of these for every call that has options.
+_decode = json.JSONDecoder(parse_constant=_no_constant).decode
+_encode = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
 
 
 def unstructure(value: Any) -> Any:

@@ -13,15 +13,17 @@ import logging
 import random as random_module
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
 
 import aiohttp
+from aiohttp import hdrs
 from attrs import frozen
+from multidict import CIMultiDict
 from yarl import URL
 
 from avaturn_async import errors
-from avaturn_async._arguments import query_string, seconds
+from avaturn_async._arguments import seconds
 from avaturn_async._retry import RetryPolicy, next_delay, parse_retry_after
 from avaturn_async._structure import loads, structure
 from avaturn_async._version import __version__
@@ -29,7 +31,6 @@ from avaturn_async._version import __version__
 logger = logging.getLogger("avaturn_async.transport")
 
 T = TypeVar("T")
-Params = Mapping[str, Any]
 
 # Left to itself aiohttp calls an empty body application/octet-stream.
 _NO_GUESS = frozenset({"Content-Type"})
@@ -101,13 +102,16 @@ class Transport:
         self.base_url = base_url
         self._base = str(base_url).rstrip("/")
         self._token = token
-        self._headers = {
-            "Authorization": f"Bearer {token}",
-            "Accept": "application/json",
-            "User-Agent": f"avaturn_async/{__version__}",
-        }
-        self._json_headers = {**self._headers, "Content-Type": "application/json"}
-        self._timeout = seconds(timeout)
+        # As aiohttp keeps them itself, so that it need not make them so for each request.
+        self._headers = CIMultiDict(
+            {
+                hdrs.AUTHORIZATION: f"Bearer {token}",
+                hdrs.ACCEPT: "application/json",
+                hdrs.USER_AGENT: f"avaturn_async/{__version__}",
+            }
+        )
+        self._json_headers = CIMultiDict({**self._headers, hdrs.CONTENT_TYPE: "application/json"})
+        self._limit = aiohttp.ClientTimeout(total=seconds(timeout))
         self._retry = retry
         self._given = http
         self._own: aiohttp.ClientSession | None = None
@@ -150,14 +154,14 @@ class Transport:
         method: str,
         path: str,
         *,
-        params: Params | None = None,
+        query: str = "",
         body: bytes | None = None,
         timeout: float | None = None,
         repeatable: bool | None = None,
     ) -> T:
         """Send a request and structure its JSON answer as ``answer``."""
         content = await self.send(
-            method, path, params=params, body=body, timeout=timeout, repeatable=repeatable
+            method, path, query=query, body=body, timeout=timeout, repeatable=repeatable
         )
         return self.decode(content, answer, method, path)
 
@@ -179,7 +183,7 @@ class Transport:
         method: str,
         path: str,
         *,
-        params: Params | None = None,
+        query: str = "",
         body: bytes | None = None,
         timeout: float | None = None,
         repeatable: bool | None = None,
@@ -189,14 +193,14 @@ class Transport:
         Args:
             method: HTTP method in capitals.
             path: Quoted path from the root of ``base_url``.
-            params: The query.
+            query: The query, quoted.
             body: JSON.
             timeout: Seconds for one attempt, head and body together.
             repeatable: Whether a request that may have arrived can be sent again; by default what the
                 method means in HTTP.
         """
-        url = URL(f"{self._base}{path}{query_string(params)}", encoded=True)
-        limit = self._timeout if timeout is None else seconds(timeout)
+        url = URL(f"{self._base}{path}?{query}" if query else f"{self._base}{path}", encoded=True)
+        limit = self._limit if timeout is None else aiohttp.ClientTimeout(total=seconds(timeout))
         if repeatable is None:
             repeatable = method in _REPEATABLE
         waited = 0.0
@@ -224,27 +228,29 @@ class Transport:
             waited += delay
 
     async def _attempt(
-        self, method: str, url: URL, path: str, body: bytes | None, limit: float
+        self, method: str, url: URL, path: str, body: bytes | None, limit: aiohttp.ClientTimeout
     ) -> bytes | _Failure:
         session = self.session()
         try:
-            async with session.request(
+            response = await session.request(
                 method,
                 url,
                 data=body,
                 headers=self._headers if body is None else self._json_headers,
-                skip_auto_headers=_NO_GUESS,
-                timeout=aiohttp.ClientTimeout(total=limit),
+                skip_auto_headers=_NO_GUESS if body is None and method != "GET" else None,
+                timeout=limit,
                 allow_redirects=False,
                 raise_for_status=False,
                 auto_decompress=True,
-            ) as response:
-                content = await response.read()
-                if 200 <= response.status < 300:  # noqa: PLR2004 - the 2xx
-                    return content
-                return _Failure(self._status_error(method, path, response, content))
+            )
+            # This gives the connection back, or ends it, whatever comes.
+            content = await response.read()
+            if 200 <= response.status < 300:  # noqa: PLR2004 - the 2xx
+                return content
+            return _Failure(self._status_error(method, path, response, content))
         except TimeoutError:
-            return _Failure(errors.AvaturnTimeoutError(f"{method} {path}: no answer within {limit:g} s"))
+            words = f"{method} {path}: no answer within {limit.total:g} s"
+            return _Failure(errors.AvaturnTimeoutError(words))
         except (aiohttp.ClientError, OSError) as error:
             unsent = isinstance(error, aiohttp.ClientConnectorError)
             # A certificate that is wrong now is wrong in a second, too.

@@ -14,7 +14,7 @@ from uuid import UUID
 
 from yarl import URL
 
-from avaturn_async._arguments import checked_base_url, checked_path, checked_token, segment
+from avaturn_async._arguments import checked_base_url, checked_path, checked_token, query_string, segment
 from avaturn_async._file_client import FileClient
 from avaturn_async._retry import RetryPolicy
 from avaturn_async._structure import dumps, unstructure
@@ -33,6 +33,7 @@ from avaturn_async.models import (
     SessionConfig,
     User,
     as_uuid,
+    id_text,
 )
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 _BASE_URL = "https://api.avaturn.me"
 _SCENE = re.compile(r"[a-zA-Z0-9_/]+")
 _METHOD = re.compile(r"[A-Za-z]+")
+_AVATARS = tuple[Avatar, ...]
 _CONFIG_TYPES: dict[type, str] = {
     CreateOrEditExisting: "create_or_edit_existing",
     Create: "create",
@@ -178,8 +180,8 @@ class AvaturnClient(FileClient):
     ) -> tuple[Avatar, ...]:
         """List User Avatars: those that are ready, or all of them with ``include_not_ready``."""
         path = f"/api/v1/users/{segment('user_id', user_id)}/avatars"
-        params = {"include_not_ready": True} if include_not_ready else None
-        return await self._transport.call(tuple[Avatar, ...], "GET", path, params=params, timeout=timeout)
+        query = "include_not_ready=true" if include_not_ready else ""
+        return await self._transport.call(_AVATARS, "GET", path, query=query, timeout=timeout)
 
     async def new_avatar(self, user_id: str, *, timeout: float | None = None) -> NewAvatar:
         """New Avatar: a provisional avatar and the URL for its photos. Every call makes another one."""
@@ -193,7 +195,7 @@ class AvaturnClient(FileClient):
         self, avatar_id: UUID | str, *, timeout: float | None = None
     ) -> Customization:
         """Get Customization. Undefined for an uploaded avatar that was not yet customized or opened."""
-        path = f"/api/v1/avatars/{as_uuid(avatar_id)}/customization"
+        path = f"/api/v1/avatars/{id_text(avatar_id)}/customization"
         return await self._transport.call(Customization, "GET", path, timeout=timeout)
 
     async def set_customization(
@@ -205,7 +207,7 @@ class AvaturnClient(FileClient):
             ConflictError: An asset is in a slot that it does not belong to.
             GoneError: One or more assets are gone.
         """
-        path = f"/api/v1/avatars/{as_uuid(avatar_id)}/customization"
+        path = f"/api/v1/avatars/{id_text(avatar_id)}/customization"
         if not isinstance(customization, Customization):
             raise TypeError(f"customization must be a Customization, not {type(customization).__name__}")
         body = dumps(unstructure(customization))
@@ -215,7 +217,7 @@ class AvaturnClient(FileClient):
         self, user_id: str, avatar_id: UUID | str, *, timeout: float | None = None
     ) -> None:
         """Delete User Avatar: one avatar with its cached exports."""
-        path = f"/api/v1/users/{segment('user_id', user_id)}/avatars/{as_uuid(avatar_id)}"
+        path = f"/api/v1/users/{segment('user_id', user_id)}/avatars/{id_text(avatar_id)}"
         await self._transport.send("DELETE", path, timeout=timeout)
 
     async def render_user_avatar(
@@ -238,16 +240,14 @@ class AvaturnClient(FileClient):
             raise ValueError(f"scene may hold letters, digits, _ and / only, not {scene[:60]!r}")
         if not format:
             raise ValueError("format must be jpg, png or webp, not empty")
-        params = {"avatar_id": as_uuid(avatar_id), "scene": scene, "format": str(format)}
-        return await self._transport.call(
-            Render, "POST", "/api/v1/renders/new", params=params, timeout=timeout
-        )
+        query = query_string({"avatar_id": as_uuid(avatar_id), "scene": scene, "format": str(format)})
+        return await self._transport.call(Render, "POST", "/api/v1/renders/new", query=query, timeout=timeout)
 
     async def create_export(self, avatar_id: UUID | str, *, timeout: float | None = None) -> Export:
         """Create Export: the avatar as GLB. Repeating the call is how one polls it."""
-        params = {"avatar_id": as_uuid(avatar_id)}
+        query = f"avatar_id={id_text(avatar_id)}"
         return await self._transport.call(
-            Export, "POST", "/api/v1/exports/new", params=params, timeout=timeout, repeatable=True
+            Export, "POST", "/api/v1/exports/new", query=query, timeout=timeout, repeatable=True
         )
 
     async def request(
@@ -276,5 +276,6 @@ class AvaturnClient(FileClient):
         method = method.upper()
         path = checked_path(path)
         body = None if json is None else dumps(json)
-        content = await self._transport.send(method, path, params=params, body=body, timeout=timeout)
+        query = query_string(params)
+        content = await self._transport.send(method, path, query=query, body=body, timeout=timeout)
         return self._transport.decode(content, object, method, path) if content.strip() else None

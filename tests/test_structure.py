@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import re
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -33,6 +34,7 @@ from avaturn_async import (
 from avaturn_async._structure import dumps, loads, structure, unstructure
 
 ID = "0e0e9a3c-5d5a-4f43-9a55-2d9c3f0c8a11"
+CANONICAL = r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
 
 
 @pytest.mark.parametrize(
@@ -164,6 +166,53 @@ def test_ids_are_taken_as_uuid_or_canonical_text_only() -> None:
     for wrong in (5, None, b"x"):
         with pytest.raises(TypeError, match="UUID or a str"):
             AssetSlot(id=wrong)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        ID.replace("-", " "),
+        ID[:-1],
+        ID + "0",
+        " " + ID[1:],
+        ID[:-1] + "\n",
+        ID[:-2] + "--",
+        ID[:-2] + "g0",
+        ID[:-2] + "_0",
+        ID[:-1] + "\u0661",
+        ID.replace("-", "\u2010"),
+        ID[:7] + "-" + ID[7] + ID[9:],
+        "{" + ID[1:-1] + "}",
+        "urn:uuid:" + ID[9:],
+        "0" * 36,
+        "-" * 36,
+    ],
+)
+def test_no_other_spelling_of_an_id_is_taken(text: str) -> None:
+    with pytest.raises(ValueError, match="canonical"):
+        AssetSlot(id=text)
+    with pytest.raises(AvaturnDecodeError, match=r"expected UUID at \$\.id"):
+        structure({"id": text}, AssetSlot)
+
+
+@given(st.uuids(), st.booleans())
+def test_an_id_is_the_uuid_that_python_reads_in_it(id_: UUID, upper: bool) -> None:  # noqa: FBT001
+    text = str(id_).upper() if upper else str(id_)
+    read = structure({"id": text}, AssetSlot).id
+    assert type(read) is UUID
+    assert read == id_
+    assert hash(read) == hash(id_)
+    assert (str(read), read.is_safe) == (str(id_), id_.is_safe)
+    assert pickle.loads(pickle.dumps(read)) == copy.deepcopy(read) == id_  # noqa: S301 - our own bytes
+
+
+@given(st.text("0123456789abcdefABCDEF- _g\u0661", min_size=34, max_size=38) | st.from_regex(CANONICAL))
+def test_an_id_is_taken_just_when_it_is_canonical(text: str) -> None:
+    if re.fullmatch(CANONICAL, text):
+        assert structure({"id": text}, AssetSlot).id == UUID(text)
+    else:
+        with pytest.raises(AvaturnDecodeError):
+            structure({"id": text}, AssetSlot)
 
 
 # What a server of today or tomorrow could answer as a customization.

@@ -32,7 +32,7 @@ async def handle(receiver: WebhookReceiver, request: web.Request) -> web.StreamR
     peer = request.remote or ""
     reply = receiver.refuse(request.method, request.raw_headers, peer=peer)
     if reply is None:
-        with receiver.in_flight():
+        with receiver.in_flight:
             reply = await _read_and_judge(receiver, request, peer)
     return await _send(receiver, request, reply)
 
@@ -55,13 +55,7 @@ async def expect(receiver: WebhookReceiver, request: web.Request) -> web.StreamR
 async def _read_and_judge(receiver: WebhookReceiver, request: web.Request, peer: str) -> WebhookReply:
     body = bytearray()
     try:
-        async with asyncio.timeout(receiver.read_timeout):
-            while chunk := await request.content.readany():
-                body += chunk
-                if len(body) > receiver.max_body:
-                    return receiver.end("too_large", reason="read", peer=peer, length=len(body))
-            # A middleware may have read it; aiohttp kept it then.
-            body = body or bytearray(await request.read())
+        await _read(request, body, most=receiver.max_body, limit=receiver.read_timeout)
     except TimeoutError:
         return receiver.end("too_slow", reason="the body did not come", peer=peer, length=len(body))
     except asyncio.CancelledError:
@@ -70,6 +64,8 @@ async def _read_and_judge(receiver: WebhookReceiver, request: web.Request, peer:
         raise
     except Exception as error:  # noqa: BLE001 - every parser has its own for a body that is cut or malformed
         return receiver.end("cut", reason=type(error).__name__, peer=peer, length=len(body))
+    if len(body) > receiver.max_body:
+        return receiver.end("too_large", reason="read", peer=peer, length=len(body))
     return await receiver.judge(
         WebhookRequest(
             method=request.method,
@@ -81,10 +77,25 @@ async def _read_and_judge(receiver: WebhookReceiver, request: web.Request, peer:
     )
 
 
+async def _read(request: web.Request, body: bytearray, *, most: int, limit: float) -> None:
+    """Read the body, or so much of it that it is too large; what was read is there also after an error."""
+    content = request.content
+    if content.is_eof():
+        # Nearly every body came together with its head: there is nothing to wait for.
+        body += content.read_nowait()
+    else:
+        async with asyncio.timeout(limit):
+            while len(body) <= most and (chunk := await content.readany()):
+                body += chunk
+    if not body:
+        # A middleware may have read it; aiohttp kept it then.
+        body += await request.read()
+
+
 async def _send(
     receiver: WebhookReceiver, request: web.Request, reply: WebhookReply, *, close: bool = False
 ) -> web.Response:
-    response = web.Response(status=reply.status, headers=dict(reply.headers))
+    response = web.Response(status=reply.status, headers=dict(reply.headers) if reply.headers else None)
     if close or (hdrs.CONNECTION, "close") in reply.headers:
         response.force_close()
     if not request.content.is_eof():

@@ -43,7 +43,7 @@ class AsgiApp:
         refusal = self._receiver.refuse(scope["method"], headers, peer=peer)
         if refusal is not None:
             return refusal
-        with self._receiver.in_flight():
+        with self._receiver.in_flight:
             body = await self._body(receive, peer)
             if body is None or isinstance(body, WebhookReply):
                 return body

@@ -99,11 +99,11 @@ class Inbox:
     async def add(self, event: Event, *, key: str, body: bytes) -> int:
         """Store an event; its position, or 0 for a duplicate."""
         self.check_open()
-        store = await self.ready()
+        store = self._store if self.started else await self.ready()
         position = await store.append(_arrival(event, key, body))
         self.newest = max(self.newest, position)
         if position and len(body) <= _LONGEST_RECENT:
-            self._recent[position] = (body, attrs.evolve(event, position=position))
+            self._recent[position] = (body, event)
             if len(self._recent) > _MOST_RECENT:
                 del self._recent[next(iter(self._recent))]
         return position
@@ -112,10 +112,12 @@ class Inbox:
         """The event in a body, with its position."""
         body, event = self._recent.get(stored.position, (None, None))
         # A store that was emptied from outside begins to count anew: the body decides.
-        if event is not None and body == stored.body:
-            return event
-        parsed = parse_event(stored.body)
-        return attrs.evolve(parsed, position=stored.position)
+        if event is None or body != stored.body:
+            return attrs.evolve(parse_event(stored.body), position=stored.position)
+        if event.position != stored.position:
+            event = attrs.evolve(event, position=stored.position)
+            self._recent[stored.position] = (stored.body, event)
+        return event
 
     def expect(self, topic: str) -> asyncio.Future[None]:
         """A future that is done when something appears under a topic; hand it to ``forget`` in the end."""

@@ -16,7 +16,7 @@ import attrs
 from attrs import field, frozen
 
 from avaturn_async.errors import WebhookPayloadError
-from avaturn_async.models import ScanStatus, TaskStatus, as_uuid
+from avaturn_async.models import ScanStatus, TaskStatus, uuid_of
 from avaturn_async.webhooks._json import strict_json
 
 __all__ = ["AvatarReady", "Event", "ExportReady", "RenderReady", "UnknownEvent", "event_body", "parse_event"]
@@ -180,11 +180,9 @@ class _Fields:
         if value is None:
             return None
         try:
-            if type(value) is str:
-                return as_uuid(value)
+            return uuid_of(value)
         except ValueError:
-            pass
-        self._problems.append(f"expected UUID at $.{name}")
+            self._problems.append(f"expected UUID at $.{name}")
         return None
 
     def needed(self, name: str) -> None:

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
@@ -47,6 +46,19 @@ class Confirmation(Protocol):
     async def check(self, event: Event) -> Event | None:
         """The event to believe, or None when it is refuted or about nothing of ours."""
         ...
+
+
+class InFlight:
+    """Counts the requests that are being handled: a context for each of them."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __enter__(self) -> None:
+        self.count += 1
+
+    def __exit__(self, *_: object) -> None:
+        self.count -= 1
 
 
 class WebhookReceiver:
@@ -93,7 +105,7 @@ class WebhookReceiver:
         self._max_in_flight = max_in_flight
         self._verifier = verifier
         self._confirm = confirm
-        self._in_flight = 0
+        self.in_flight = InFlight()
         self._outcomes = Outcomes(clock=clock)
 
     @property
@@ -109,7 +121,7 @@ class WebhookReceiver:
         refusal = self.refuse(request.method, request.headers, peer=request.peer, read=len(request.body))
         if refusal is not None:
             return refusal
-        with self.in_flight():
+        with self.in_flight:
             return await self.judge(request)
 
     def refuse(self, method: str, headers: _Headers, *, peer: str, read: int = 0) -> WebhookReply | None:
@@ -124,18 +136,9 @@ class WebhookReceiver:
             return self.end("encoded", reason="Content-Encoding is not taken", peer=peer, length=length)
         if self.router.closing:
             return self.end("closing", reason="the router is closing", peer=peer, length=length)
-        if self._in_flight >= self._max_in_flight:
+        if self.in_flight.count >= self._max_in_flight:
             return self.end("busy", reason="too many in flight", peer=peer, length=length)
         return None
-
-    @contextmanager
-    def in_flight(self) -> Generator[None]:
-        """Count a request as in flight."""
-        self._in_flight += 1
-        try:
-            yield
-        finally:
-            self._in_flight -= 1
 
     def end(self, outcome: str, *, reason: str = "", peer: str = "", length: int = 0) -> WebhookReply:
         """Count and log how a request ended, and give the reply for it."""

@@ -1,0 +1,117 @@
+"""What is wrong with an answer, place by place: a cattrs converter with detailed validation.
+
+It has the same rules as the readers in :mod:`avaturn_async._structure`, and runs only after they gave up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from types import GenericAlias
+from typing import Any, get_args, get_origin
+from uuid import UUID
+
+import attrs
+from cattrs import AttributeValidationNote, BaseValidationError, Converter
+from cattrs.gen import make_dict_structure_fn, override
+
+from avaturn_async._structure import Mismatch, Reader, enum_reader, read_float, read_str
+from avaturn_async.models import OpenEnum, uuid_of
+
+_Hook = Callable[[Any, Any], Any]
+_MOST_PROBLEMS = 20
+_LONGEST_PROBLEM = 200
+
+
+def problems(value: Any, cls: Any) -> tuple[str, ...]:
+    """Each wrong place, as ``expected str at $[3].status``; at most 20 of them."""
+    places: list[str] = []
+    try:
+        _converter.structure(value, cls)
+    except (Mismatch, BaseValidationError) as error:
+        places = _places(error, "$")
+    return tuple(place[:_LONGEST_PROBLEM] for place in places[:_MOST_PROBLEMS])
+
+
+def _places(error: BaseException, place: str) -> list[str]:
+    if isinstance(error, Mismatch):
+        return [f"expected {error.args[0]} at {place}"]
+    if isinstance(error, KeyError):
+        return [f"missing {place}"]
+    found: list[str] = []
+    for inner in getattr(error, "exceptions", ()):
+        found += _places(inner, place + _step(inner))
+    return found
+
+
+def _step(error: BaseException) -> str:
+    """The last step to the place of an error, out of the note that cattrs left on it."""
+    note: Any = error.__notes__[-1]
+    if isinstance(note, AttributeValidationNote):
+        return f".{note.name}"
+    return f"[{note.index}]" if isinstance(note.index, int) else f".{note.index}"
+
+
+def _hook(read: Reader) -> _Hook:
+    return lambda value, _: read(value)
+
+
+def _uuid(value: Any, _: Any) -> UUID:
+    try:
+        return uuid_of(value)
+    except ValueError:
+        raise Mismatch("UUID") from None
+
+
+def _of_json(kind: type, hook: _Hook) -> _Hook:
+    """The hook, for values of one JSON type only: cattrs itself iterates whatever can be iterated."""
+    name = "object" if kind is dict else "array"
+
+    def structure(value: Any, target: Any) -> Any:
+        if type(value) is not kind:
+            raise Mismatch(name)
+        return hook(value, target)
+
+    return structure
+
+
+def _object_hook(cls: Any, converter: Converter) -> _Hook:
+    omitted: dict[str, Any] = {"extra": override(omit=True)} if "extra" in attrs.fields_dict(cls) else {}
+    return _of_json(dict, make_dict_structure_fn(cls, converter, **omitted))
+
+
+def _array_hook(cls: Any, converter: Converter) -> _Hook:
+    items: Any = GenericAlias(list, get_args(cls)[:1])
+    hook = converter.get_structure_hook(items)
+    return _of_json(list, lambda value, _: hook(value, items))
+
+
+def _mapping_hook(cls: Any, converter: Converter) -> _Hook:
+    plain: Any = GenericAlias(dict, get_args(cls))
+    hook = converter.get_structure_hook(plain)
+    return _of_json(dict, lambda value, _: hook(value, plain))
+
+
+def _with(make: Callable[[Any, Converter], _Hook], converter: Converter, target: Any) -> _Hook:
+    return make(target, converter)
+
+
+def _make() -> Converter:
+    converter = Converter(detailed_validation=True)
+    converter.register_structure_hook(str, _hook(read_str))
+    converter.register_structure_hook(float, _hook(read_float))
+    converter.register_structure_hook(UUID, _uuid)
+    # A StrEnum is a str to cattrs, so that each is registered by name.
+    for enum in OpenEnum.__subclasses__():
+        converter.register_structure_hook(enum, _hook(enum_reader(enum)))
+    factories: tuple[tuple[Callable[[Any], bool], Callable[[Any, Converter], _Hook]], ...] = (
+        (attrs.has, _object_hook),
+        (lambda t: get_origin(t) is tuple, _array_hook),
+        (lambda t: get_origin(t) is Mapping, _mapping_hook),
+    )
+    for applies, make in factories:
+        converter.register_structure_hook_factory(applies, partial(_with, make, converter))
+    return converter
+
+
+_converter = _make()
