@@ -390,7 +390,11 @@ async def test_create_avatar_goes_from_photos_to_an_avatar_that_can_be_exported(
 
 @pytest.mark.parametrize(
     ("frontal", "answers", "kind"),
-    [(TransferError("cut"), (), TransferError), (b"1", (avatars("failed"),), TaskFailedError)],
+    [
+        (TransferError("cut"), (), TransferError),
+        (AvaturnTimeoutError("PUT /x: silence"), (), AvaturnTimeoutError),
+        (b"1", (avatars("failed"),), TaskFailedError),
+    ],
 )
 @virtual
 async def test_create_avatar_that_fails_names_the_avatar_that_it_made(
