@@ -86,9 +86,8 @@ async def new_avatar(fake: FakeAvaturn, client: AvaturnClient, user_id: str) -> 
 def test_an_example_is_short_and_says_what_it_does_and_how_it_is_run(path: Path) -> None:
     source = path.read_text()
     assert source.startswith('"""')
-    if path.name != "quickstart.py":  # runs on the real API and on the stand-in
-        assert len(source.splitlines()) <= 60
-    assert path.name in source or "if __name__" in source
+    assert len(source.splitlines()) <= 60
+    assert path.name in source or "if __name__" in source or "asyncio.run" in source
 
 
 @pytest.mark.parametrize(
@@ -264,7 +263,28 @@ async def test_test_your_app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert "1 passed" in out.decode()
 
 
-# What test_quickstart would do, the tests of the README's main command do.
+async def test_quickstart_goes_from_a_session_to_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.delenv("AVATURN_API_TOKEN", raising=False)
+    lines = (await run("quickstart.py", cwd=tmp_path)).splitlines()
+    for said in ("user: ", "session, ", "webhook: avatar.ready", "avatar: "):
+        assert [line for line in lines if line.startswith(said)]
+    assert lines[-1] == "avatar.glb"
+    assert (tmp_path / "avatar.glb").read_bytes().startswith(b"glTF")
+
+
+@pytest.mark.usefixtures("environment")
+async def test_quickstart_takes_photos_and_the_api_that_the_environment_names(
+    fake: FakeAvaturn, tmp_path: Path
+) -> None:
+    photo = tmp_path / "photo.jpg"
+    photo.write_bytes(make_image("jpg", "common/preview"))
+    lines = (await run("quickstart.py", photo, photo, photo, cwd=tmp_path)).splitlines()
+    assert lines[-1] == "avatar.glb"
+    assert "stand-in" not in lines[0]
+    assert [r.method for r in fake.requests if "avatars/new" in r.path] == ["POST"]
 
 
 def test_no_example_is_forgotten() -> None:
