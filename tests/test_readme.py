@@ -26,6 +26,8 @@ from avaturn_async.testing import FakeAvaturn
 from avaturn_async.webhooks import AvatarReady, SessionRouter, WebhookReceiver
 from avaturn_async.webhooks.events import event_body
 
+pytest_plugins = ["avaturn_async.testing.fixtures"]
+
 README = Path(__file__).parent.parent.joinpath("README.md").read_text()
 BLOCKS = re.findall(r"^```python\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
 
@@ -135,6 +137,8 @@ async def test_the_filter_keeps_the_query_out_of_the_access_log(
     assert caplog.messages[-1] == '127.0.0.1 "POST /avaturn" 200'
 
 
-async def test_testing_your_app(names: dict[str, Any]) -> None:
+async def test_testing_your_app(
+    names: dict[str, Any], fake_avaturn: Any, avaturn_client: Any, webhook_verifier: Any, serve_app: Any
+) -> None:
     made = await run(block("async def test_my_app"), names)
-    await made["test_my_app_learns_of_the_avatar"]()
+    await made["test_my_app_learns_of_the_avatar"](fake_avaturn, avaturn_client, webhook_verifier, serve_app)

@@ -73,8 +73,14 @@ class Http:
         self.requests.append(recorded)
         reply = self._answer(recorded) if fault.works else Reply()
         sent = self._begin(reply.then)
+        if fault.stall_at is not None:
+            # An answer that is stuck on its way does not keep the work from going on.
+            sent.set()
         try:
             return await self._send(request, fault.instead or reply, fault)
+        except ConnectionError:
+            # Who asked did not wait for the end of a stall.
+            return web.Response()
         finally:
             sent.set()
 
