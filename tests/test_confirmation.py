@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from typing import Any
+from uuid import UUID
 
 import pytest
 from routing import (
@@ -26,11 +27,14 @@ from avaturn_async import (
     Export,
     NotFoundError,
     ScanStatus,
+    StoreError,
     TaskStatus,
 )
 from avaturn_async.webhooks.confirmation import ConfirmByApi
 from avaturn_async.webhooks.events import Event, ExportReady, RenderReady
 from avaturn_async.webhooks.router import SessionRouter
+from avaturn_async.webhooks.stores import EventStore
+from avaturn_async.webhooks.stores.memory import MemoryStore
 
 ANNA, BERT = "anna", "bert"
 URL = "https://example.test/file.glb?signature=1"
@@ -41,12 +45,12 @@ READY = Export(status=TaskStatus.READY, url=URL)
 class Scene:
     """Anna has session 1 and avatar 1, Bert has session 2 and avatar 2, and the API knows that."""
 
-    def __init__(self) -> None:
+    def __init__(self, store: EventStore | None = None, *, concurrency: int = 8) -> None:
         self.api = Api()
         self.api.avatars = {ANNA: {1: "ready"}, BERT: {2: "ready"}}
         self.api.export = READY
-        self.router = SessionRouter()
-        self.confirm = ConfirmByApi(self.api.client, self.router)
+        self.router = SessionRouter(store)
+        self.confirm = ConfirmByApi(self.api.client, self.router, _concurrency=concurrency)
 
     async def open(self, *, edit: bool = True) -> Scene:
         for n, user in ((1, ANNA), (2, BERT)):
@@ -260,7 +264,7 @@ async def test_a_render_that_is_faster_than_the_answer_waits_for_it() -> None:
     assert event is not None
     assert forged is None
     assert {(await task).id for task in asked} == {render_id(1), render_id(2)}
-    assert scene.router.sessions._asked == {}
+    assert scene.router.sessions._asking._here == {}
 
 
 @virtual
@@ -279,6 +283,127 @@ async def test_a_render_whose_answer_takes_too_long_is_asked_again_later() -> No
         await scene.check(render_ready(1, 1))
     await asked
     assert await scene.check(render_ready(1, 1)) is not None
+
+
+async def opened_and_told_elsewhere() -> tuple[Scene, ConfirmByApi]:
+    """The scene, and what another process with the same store makes of events."""
+    store = MemoryStore()
+    scene = await Scene(store).open()
+    return scene, ConfirmByApi(scene.api.client, SessionRouter(store))
+
+
+@virtual
+async def test_a_render_that_another_process_is_asking_for_is_decided_later() -> None:
+    scene, elsewhere = await opened_and_told_elsewhere()
+    told: list[Event | None] = []
+
+    async def slow(_: str) -> None:
+        # Whoever ends meanwhile does not end the question of the others.
+        with pytest.raises(AvaturnError, match=f"a render of avatar {avatar_id(1)} is still being asked for"):
+            await elsewhere.check(render_ready(1, 1))
+        told.append(await elsewhere.check(render_ready(2, 9)))
+        await asyncio.sleep(len(told))
+
+    scene.api.during = slow
+    ask = scene.router.render_user_avatar
+    await asyncio.gather(*[ask(scene.api.client, avatar_id(1), session=session_id(1)) for _ in range(3)])
+    assert await elsewhere.check(render_ready(1, 1)) is not None
+    assert await elsewhere.check(render_ready(1, 9)) is None
+    assert told == [None] * 3
+
+
+@virtual
+async def test_who_begins_to_ask_just_when_another_ends_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scene, elsewhere = await opened_and_told_elsewhere()
+    store = scene.router._inbox._store
+    bind, bound = store.bind, list[str]()
+    second: list[asyncio.Task[Any]] = []
+
+    async def slow_bind(subject: str, session: str) -> None:
+        bound.append(subject.partition(":")[0])
+        if bound == ["rendering", "render", "rendering"]:
+            second.append(asyncio.create_task(ask()))
+            await asyncio.sleep(1)
+        await bind(subject, session)
+
+    async def ask() -> None:
+        await scene.router.render_user_avatar(scene.api.client, avatar_id(1), session=session_id(1))
+
+    monkeypatch.setattr(store, "bind", slow_bind)
+    await ask()
+    scene.api.during = lambda _: asyncio.sleep(1)
+    await asyncio.sleep(0.5)
+    with pytest.raises(AvaturnError, match="still being asked for"):
+        await elsewhere.check(render_ready(1, 2))
+    await second[0]
+    assert await elsewhere.check(render_ready(1, 9)) is None
+
+
+@virtual
+@pytest.mark.parametrize("error", [AvaturnConnectionError("no"), asyncio.CancelledError()])
+async def test_a_question_that_failed_keeps_nobody_waiting(error: BaseException) -> None:
+    scene, elsewhere = await opened_and_told_elsewhere()
+
+    async def broken(_: str) -> None:
+        raise error
+
+    scene.api.during = broken
+    with pytest.raises(type(error)):
+        await scene.router.render_user_avatar(scene.api.client, avatar_id(1), session=session_id(1))
+    assert await elsewhere.check(render_ready(1, 9)) is None
+
+
+@virtual
+async def test_a_store_that_fails_after_the_answer_does_not_cost_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene, elsewhere = await opened_and_told_elsewhere()
+    store = scene.router._inbox._store
+    bind = store.bind
+
+    async def failing(subject: str, session: str) -> None:
+        if session == str(UUID(int=0)):
+            raise StoreError("away")
+        await bind(subject, session)
+
+    monkeypatch.setattr(store, "bind", failing)
+    render = await scene.router.render_user_avatar(scene.api.client, avatar_id(1), session=session_id(1))
+    assert render.id == render_id(1)
+    assert await elsewhere.check(render_ready(1, 1)) is not None
+    with pytest.raises(AvaturnError, match="still being asked for"):
+        await elsewhere.check(render_ready(1, 9))
+
+
+def test_a_program_may_have_one_event_loop_after_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    # In each, several have to wait for one another: that ties a lock to its loop.
+    store = MemoryStore()
+    scene, bind = Scene(store, concurrency=1), store.bind
+
+    async def slow_bind(subject: str, session: str) -> None:
+        await asyncio.sleep(0)
+        await bind(subject, session)
+
+    monkeypatch.setattr(store, "bind", slow_bind)
+
+    async def crowd() -> None:
+        scene.api.during = _nothing
+        async with scene.router as router:
+            await scene.open()
+            scene.api.during = lambda _: asyncio.sleep(0.001)
+            await asyncio.gather(
+                *[
+                    router.render_user_avatar(scene.api.client, avatar_id(1), session=session_id(1))
+                    for _ in range(5)
+                ],
+                *[scene.check(event) for n in (1, 2) for event in (avatar_ready(n, n), export_ready(n))],
+            )
+
+    for _ in range(3):
+        asyncio.run(crowd())
+
+
+async def _nothing(_: str) -> None:
+    pass
 
 
 # Floods

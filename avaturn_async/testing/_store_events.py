@@ -148,6 +148,15 @@ class Routing(StoreRules):
             await store.save_session(record(A), binds=(AVATAR, OTHER_AVATAR))
             assert await under(store, f"session:{A}") == ["early", "other"]
 
+    async def test_a_name_that_no_event_has_can_be_bound_and_bound_away(self) -> None:
+        async with self.opened() as store:
+            await store.save_session(record(A))
+            await store.bind("rendering:1", A)
+            assert await store.bound("rendering:1") == A
+            await store.bind("rendering:1", C)
+            assert await store.bound("rendering:1") == C
+            assert await store.load_session(C) is None
+
     async def test_the_newest_binding_takes_what_comes_after_it(self) -> None:
         async with self.opened() as store:
             await store.bind(AVATAR, A)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Generator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, Literal
 from uuid import UUID
 
@@ -12,6 +10,7 @@ from attrs import field, frozen
 
 from avaturn_async.errors import UnknownSessionError
 from avaturn_async.models import EditExisting, Export, Render, RenderFormat, Session, SessionConfig, as_uuid
+from avaturn_async.webhooks._asking import Asking
 from avaturn_async.webhooks._context import context_text
 from avaturn_async.webhooks._inbox import E, Inbox
 from avaturn_async.webhooks.events import Event, RenderReady
@@ -60,8 +59,7 @@ class Sessions:
 
     def __init__(self, inbox: Inbox) -> None:
         self._inbox = inbox
-        # Renders of an avatar whose ids are not known yet: the answer of the API is still to come.
-        self._asked: dict[UUID, set[asyncio.Future[None]]] = {}
+        self._asking = Asking()
 
     async def open(
         self, client: AvaturnClient, user_id: str, config: SessionConfig | None, context: Any
@@ -113,31 +111,15 @@ class Sessions:
     ) -> Render:
         """Issue Render User Avatar Async, for a session that was opened."""
         record = await self.record(session_id)
-        with self._asking_for_render(avatar_id):
+        store = await self._inbox.ready()
+        async with self._asking.render_of(avatar_id, record.id, store):
             render = await client.render_user_avatar(avatar_id, scene=scene, format=format_)
-            await (await self._inbox.ready()).bind(f"render:{render.id}", record.id)
+            await store.bind(f"render:{render.id}", record.id)
         return render
 
     async def renders_are_known(self, avatar_id: UUID, *, timeout: float) -> bool:
-        """Wait until the renders that are being asked for here have ids; False if that takes too long."""
-        asked = tuple(self._asked.get(avatar_id, ()))
-        if not asked:
-            return True
-        _, pending = await asyncio.wait(asked, timeout=timeout)
-        return not pending
-
-    @contextmanager
-    def _asking_for_render(self, avatar_id: UUID) -> Generator[None, None, None]:
-        answered = asyncio.get_running_loop().create_future()
-        asked = self._asked.setdefault(avatar_id, set())
-        asked.add(answered)
-        try:
-            yield
-        finally:
-            answered.set_result(None)
-            asked.remove(answered)
-            if not asked:
-                del self._asked[avatar_id]
+        """Wait until the renders that are being asked for have ids; False if that takes too long."""
+        return await self._asking.is_over(avatar_id, await self._inbox.ready(), timeout=timeout)
 
 
 def id_of(session: RoutedSession | UUID | str) -> UUID:

@@ -54,6 +54,7 @@ class ConfirmByApi:
         self._client = client
         self._sessions = router.sessions
         self._patience = _patience
+        self._concurrency = _concurrency
         self._slots = asyncio.Semaphore(_concurrency)
         self._flights: dict[tuple[str, object], asyncio.Task[Any]] = {}
 
@@ -164,6 +165,9 @@ class ConfirmByApi:
 
     async def _fly(self, key: tuple[str, object], call: Callable[[], Awaitable[T]]) -> T:
         flight = self._flights.get(key)
+        if not self._flights:
+            # A semaphore belongs to the event loop in which somebody had to wait for it.
+            self._slots = asyncio.Semaphore(self._concurrency)
         if flight is None:
             flight = self._flights[key] = asyncio.create_task(self._in_slot(call), name=f"confirm {key[0]}")
             flight.add_done_callback(lambda done: self._landed(key, done))

@@ -2,8 +2,8 @@
 
 A store knows nothing of Avaturn. It keeps *events* (opaque bodies) that can be read under *topics*, and it
 brings each to the *session* that it belongs to. A topic is ``session:<uuid>``, or a *subject*:
-``avatar:<uuid>`` or ``render:<uuid>``. Subjects can be bound to a session. All of it lives for the store's
-time to live and is then gone.
+``avatar:<uuid>`` or ``render:<uuid>``. Subjects can be bound to a session, and so can other names that no
+event has. All of it lives for the store's time to live and is then gone.
 
 The whole contract, in rules that the contract suite in ``avaturn_async.testing.stores`` checks:
 
