@@ -11,10 +11,17 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from . import client_rows, download_rows, import_rows, store_rows, webhook_rows
+from . import client_rows, download_rows, durable_rows, import_rows, store_rows, webhook_rows
 from .measure import Result, Setup, prepared
 
-GROUPS = (client_rows.rows, import_rows.rows, download_rows.rows, webhook_rows.rows, store_rows.rows)
+GROUPS = (
+    client_rows.rows,
+    import_rows.rows,
+    download_rows.rows,
+    webhook_rows.rows,
+    store_rows.rows,
+    durable_rows.rows,
+)
 PACKAGES = ("aiohttp", "attrs", "cattrs", "pydantic")
 
 

@@ -1,8 +1,12 @@
-"""Many senders at a time: ``python -m tests.benchmarks.crowd PORT SENDERS EACH`` prints the p99 of the answers and the rate."""
+"""Many senders at a time: ``python -m tests.benchmarks.crowd PORT[,PORT] SENDERS EACH [FIRST]``.
+
+Prints the p99 of the answers in seconds, and the rate. FIRST is the number of the first webhook.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import sys
 import time
 
@@ -24,10 +28,14 @@ async def _sender(port: int, requests: list[bytes], ready: asyncio.Barrier) -> l
     return took
 
 
-async def _main(port: int, senders: int, each: int) -> None:
+async def _main(ports: list[int], senders: int, each: int, first: int = 0) -> None:
     ready = asyncio.Barrier(senders + 1)
-    requests = [[load.request(n * each + k) for k in range(each)] for n in range(senders)]
-    tasks = [asyncio.create_task(_sender(port, mine, ready)) for mine in requests]
+    starts = range(first, first + senders * each, each)
+    requests = [[load.request(start + k) for k in range(each)] for start in starts]
+    tasks = [
+        asyncio.create_task(_sender(port, mine, ready))
+        for port, mine in zip(itertools.cycle(ports), requests, strict=False)
+    ]
     await ready.wait()
     started = time.perf_counter()
     took = sorted(t for times in await asyncio.gather(*tasks) for t in times)
@@ -36,4 +44,4 @@ async def _main(port: int, senders: int, each: int) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(_main(*map(int, sys.argv[1:])))
+    asyncio.run(_main([*map(int, sys.argv[1].split(","))], *map(int, sys.argv[2:])))

