@@ -154,9 +154,9 @@ async def load(url: str) -> AsyncIterator[Load]:
             await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def some_moment(chance: random.Random, sender: Sender) -> None:
-    """Until the middle of whatever the receivers do."""
-    goal = len(sender.acknowledged) + chance.randrange(10, 50)
+async def some_moment(chance: random.Random, sender: Sender, *, least: int = 10) -> None:
+    """Until the middle of whatever the receivers do, some answers from now."""
+    goal = len(sender.acknowledged) + least + chance.randrange(40)
     await sender.until(lambda: len(sender.acknowledged) >= goal)
     for _ in range(chance.randrange(50)):
         await asyncio.sleep(0)
@@ -204,7 +204,8 @@ async def outage(work: Load, server: RedisServer, chance: random.Random) -> None
     """Redis is killed under load, and what is sent meanwhile reaches its opener afterwards."""
     session = await work.open_session()
     waiting = asyncio.create_task(session.wait_for(AvatarReady, timeout=600))
-    await some_moment(chance, work.sender)
+    # It waits by then: who begins to wait while Redis is away gets an error.
+    await some_moment(chance, work.sender, least=5 * _SENDERS)
     server.kill()
     refused = work.sender.refused
     sending = asyncio.create_task(work.post(session))
