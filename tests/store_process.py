@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
 import os
 import resource
 from collections.abc import Callable, Iterable
@@ -11,20 +10,18 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Self
 
+from forks import context
+
 from avaturn_async.webhooks.stores import Arrival
 from avaturn_async.webhooks.stores.sqlite import SQLiteStore
-
-# One process that has everything imported, and forks in milliseconds.
-_context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload([SQLiteStore.__module__])
 
 
 class StoreProcess:
     """Runs a store; ``kill`` is SIGKILL."""
 
     def __init__(self, path: Path, run: Callable[..., None] | None = None, *args: Any) -> None:
-        self._pipe, theirs = _context.Pipe()
-        self._process = _context.Process(target=run or _serve, args=(theirs, path, *args), daemon=True)
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=run or _serve, args=(theirs, path, *args), daemon=True)
         self._process.start()
         theirs.close()
 

@@ -17,7 +17,7 @@ from virtual_time import virtual
 from avaturn_async import RouterClosedError, StoreError
 from avaturn_async.webhooks.events import AvatarReady, Event, ExportReady, RenderReady, UnknownEvent
 from avaturn_async.webhooks.router import RoutedSession, SessionRouter
-from avaturn_async.webhooks.stores import StoredEvent
+from avaturn_async.webhooks.stores import SessionRecord, StoredEvent
 from avaturn_async.webhooks.stores.memory import MemoryStore
 
 
@@ -380,6 +380,17 @@ async def test_a_cancellation_inside_a_handler_is_a_failure_like_others() -> Non
     assert tried == [0, 1]
 
 
+@virtual
+async def test_a_single_attempt_is_the_last(caplog: pytest.LogCaptureFixture) -> None:
+    failing = AsyncMock(side_effect=OSError)
+    async with router_on(handler_attempts=1) as router:
+        router.on(AvatarReady)(failing)
+        await publish(router, avatar_ready(1))
+        await asyncio.sleep(1_000)
+        failing.assert_awaited_once()
+    assert "attempt 1 of 1: giving up" in caplog.text
+
+
 class Moody(MemoryStore):
     """A store that is away whenever a test says so."""
 
@@ -407,6 +418,12 @@ class Moody(MemoryStore):
         self._check("bound")
         return await super().bound(subject)
 
+    async def load_session(self, session_id: str) -> SessionRecord | None:
+        if "load for ever" in self.away:
+            await asyncio.Event().wait()
+        self._check("load_session")
+        return await super().load_session(session_id)
+
 
 @virtual
 async def test_a_store_that_is_away_is_asked_again(caplog: pytest.LogCaptureFixture) -> None:
@@ -426,6 +443,43 @@ async def test_a_store_that_is_away_is_asked_again(caplog: pytest.LogCaptureFixt
         store.away = {"hold"}
         await asyncio.sleep(100)
         seen.assert_awaited_once()
+
+
+@virtual
+@pytest.mark.parametrize("away", ["load_session", "load for ever"])
+async def test_a_store_that_is_away_costs_a_handler_none_of_its_attempts(
+    away: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    store, seen = Moody(), AsyncMock(side_effect=[StoreError("of its own"), None])
+    async with router_on(store, handler_attempts=2) as router:
+        router.on(AvatarReady)(seen)
+        await router.open_session(Api().client, "user")
+        store.away = {away}
+        await publish(router, avatar_ready(1, 1))
+        await asyncio.sleep(1_000)
+        seen.assert_not_awaited()
+        assert "the store is away (position 1)" in caplog.text
+        assert "attempt" not in caplog.text
+        store.away = set()
+        await asyncio.sleep(100)
+        assert seen.await_count == 2
+        assert "attempt 1 of 2" in caplog.text
+
+
+@virtual
+async def test_what_could_not_be_handled_for_want_of_the_store_is_left_to_others_at_close() -> None:
+    store, seen = Moody(), AsyncMock()
+    router = router_on(store)
+    router.on(AvatarReady)(seen)
+    async with router:
+        store.away = {"load_session"}
+        await publish(router, avatar_ready(1, 1))
+        await asyncio.sleep(1)
+    seen.assert_not_awaited()
+    store.away = set()
+    async with router:
+        await asyncio.sleep(1)
+    seen.assert_awaited_once()
 
 
 @virtual

@@ -224,6 +224,22 @@ async def test_a_connection_that_is_reset_costs_one_repetition(proxy: TcpProxy) 
         assert sorted(map(int, await bodies(store))) == list(range(20))
 
 
+async def test_connections_that_the_server_closed_while_nobody_used_them_cost_nothing(
+    server: RedisServer,
+) -> None:
+    async with started(RedisStore.from_url(server.url, prefix=f"{uuid4()}")) as store:
+        await asyncio.gather(*(store.append(arrival(f"{n}")) for n in range(10)))
+        assert store._link is not None
+        idle = tuple(store._link.redis.connection_pool._available_connections)
+        other: Any = Redis.from_url(server.url)
+        await other.client_kill_filter(_type="normal", skipme=True)
+        await other.aclose()
+        while not all(connection._reader.at_eof() for connection in idle):
+            await asyncio.sleep(0)
+        assert len(idle) > 1
+        assert 0 not in await asyncio.gather(*(store.append(arrival(f"later {n}")) for n in range(10)))
+
+
 async def test_an_event_whose_reply_was_lost_is_kept_once(proxy: TcpProxy) -> None:
     async with started(through(proxy)) as store:
         hints = Hints(store)

@@ -699,7 +699,9 @@ async def test_simultaneous_first_uses_start_the_store_once() -> None:
 
 
 @virtual
-async def test_a_store_that_fails_under_a_waiter_is_the_waiters_error_unless_the_router_closes() -> None:
+async def test_a_store_that_is_away_when_a_wait_begins_is_the_waiters_error_unless_the_router_closes() -> (
+    None
+):
     class Failing(SlowStore):
         async def read(self, topic: str, *, after: int = 0) -> Any:
             await super().read(topic, after=after)
@@ -713,6 +715,44 @@ async def test_a_store_that_fails_under_a_waiter_is_the_waiters_error_unless_the
     await router.close()
     with pytest.raises(RouterClosedError):
         await waiter
+    assert nobody_waits(router)
+
+
+@virtual
+async def test_who_waits_already_goes_on_when_the_store_is_back() -> None:
+    class Moody(MemoryStore):
+        away = False
+
+        async def read(self, topic: str, *, after: int = 0) -> Any:
+            if self.away:
+                raise StoreError("away")
+            return await super().read(topic, after=after)
+
+    store = Moody()
+    async with SessionRouter(store) as router:
+        [session] = await opened(router)
+        events = session.events()
+        await publish(router, avatar_ready(1, 1))
+        assert await anext(events) == avatar_ready(1, 1)
+        waits = [
+            asyncio.ensure_future(anext(events)),
+            asyncio.create_task(session.wait_for(ExportReady, timeout=60)),
+        ]
+        await asyncio.sleep(1)
+        store.away = True
+        # They are woken, and nothing wakes them later.
+        await publish(router, export_ready(1))
+        await asyncio.sleep(30)
+        assert not any(wait.done() for wait in waits)
+        with pytest.raises(StoreError, match="away"):
+            await session.wait_for(ExportReady, timeout=0)
+        store.away = False
+        assert await asyncio.gather(*waits) == [export_ready(1)] * 2
+        store.away = True
+        late = asyncio.ensure_future(anext(events))
+        await asyncio.sleep(1)
+    with pytest.raises(RouterClosedError):
+        await late
     assert nobody_waits(router)
 
 

@@ -48,11 +48,11 @@ class Handlers:
         if any(h.function == function and h.event_types == (event_type,) for h in self._handlers):
             raise ValueError(f"{name} is registered for {event_type.__name__} already")
 
-        async def call(event: Event, session_id: str | None) -> None:
-            await function(event, await self._session(session_id))
+        async def arguments(event: Event, session_id: str | None) -> tuple[object, ...]:
+            return event, await self._session(session_id)
 
         group = self._group(f"{name}:{event_type.__name__}")
-        self._add(Handler(name=group, function=function, event_types=(event_type,), call=call))
+        self._add(Handler(name=group, function=function, event_types=(event_type,), arguments=arguments))
 
     def on_unrouted(self, function: Callable[[Any], Awaitable[object]]) -> None:
         """Register the handler of what belongs to nobody, to be called with the event."""
@@ -60,12 +60,13 @@ class Handlers:
         if any(h.early is not None for h in self._handlers):
             raise ValueError("a handler for unrouted events is registered already")
 
-        async def call(event: Event, _: str | None) -> None:
-            if await self._unrouted(event):
-                await function(event)
+        async def arguments(event: Event, _: str | None) -> tuple[object, ...] | None:
+            return (event,) if await self._unrouted(event) else None
 
         group, early = self._group(f"{name}:unrouted"), self._unrouted
-        self._add(Handler(name=group, function=function, event_types=EVENT_TYPES, call=call, early=early))
+        self._add(
+            Handler(name=group, function=function, event_types=EVENT_TYPES, arguments=arguments, early=early)
+        )
 
     def wake(self) -> None:
         """Have every handler look for events."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -21,12 +22,16 @@ from avaturn_async.webhooks.events import (
 )
 from avaturn_async.webhooks.stores import Arrival, EventStore, StoredEvent
 
+_log = logging.getLogger("avaturn_async.webhooks")
+
 E = TypeVar("E", bound=Event)
 EVENT_TYPES: tuple[type[Event], ...] = (AvatarReady, ExportReady, RenderReady, UnknownEvent)
 
 # A waiter that is woken right after an event came need not parse its body again.
 _MOST_RECENT = 128
 _LONGEST_RECENT = 16_384
+# Seconds after which a waiter asks a store again that was away; a hint ends them early.
+_LOOK_AGAIN = 2.0
 
 
 class Inbox:
@@ -152,13 +157,17 @@ class Reader(AsyncIterator[Event]):
         self._behind = 0 if after is None else after.position
         self._cursor = 0
         self._fetched: deque[StoredEvent] = deque()
+        self._has_read = False
         self._ended = False
 
     async def __anext__(self) -> Event:
         """The next event, however long that takes.
 
+        A store that is away at the first look is the caller's error; later ones it is waited for.
+
         Raises:
             RouterClosedError: The router was closed.
+            StoreError: The store was away when the wait began.
         """
         self._inbox.check_open()
         store = await self._inbox.ready()
@@ -170,6 +179,11 @@ class Reader(AsyncIterator[Event]):
                     return event
                 self._inbox.check_open()
                 await hint
+            except StoreError as error:
+                if not self._has_read:
+                    raise
+                _log.debug("a waiter asks again, for the store is away: %s", error)
+                await asyncio.wait((hint,), timeout=_LOOK_AGAIN)
             finally:
                 self._inbox.forget(self._topic, hint)
         raise StopAsyncIteration
@@ -212,6 +226,7 @@ class Reader(AsyncIterator[Event]):
             except StoreError:
                 self._inbox.check_open()
                 raise
+            self._has_read = True
             if not rows:
                 return None
             # Two tasks that iterate over one reader may have read the same rows.

@@ -46,6 +46,7 @@ class RoutedSession:
         Raises:
             AvaturnTimeoutError: Nothing came in time.
             RouterClosedError: The router was closed.
+            StoreError: The store was away when the wait began; one that goes away later is waited for.
         """
         return await self._router.wait_for(event_type, session_id=self.id, timeout=timeout, after=after)
 

@@ -19,6 +19,7 @@ _log = logging.getLogger("avaturn_async.webhooks")
 _MOST_HELD = 1_000
 _LONGEST_BACKOFF = 300.0
 _SETTLE_AGAIN = 5.0
+_ASK_AGAIN = 1.0
 
 
 @frozen(kw_only=True)
@@ -50,8 +51,8 @@ class Handler:
     function: Callable[..., Awaitable[object]]
     event_types: tuple[type[Event], ...]
     """What it wants to see."""
-    call: Callable[[Event, str | None], Awaitable[object]]
-    """Calls it with an event, given the session that the store brought the event to."""
+    arguments: Callable[[Event, str | None], Awaitable[tuple[object, ...] | None]]
+    """What to call it with, given the session that the store brought an event to; None if not at all."""
     early: Callable[[Event], Awaitable[bool]] | None = None
     """Whether an opener may yet appear, so that the first attempt has to wait for the grace."""
 
@@ -194,23 +195,38 @@ class Worker:
     async def _attempts(self, event: Event, session_id: str | None) -> bool:
         """Whether the handler is through with an event: it succeeded, or every attempt failed."""
         attempt = 1
-        while not await self._attempt(event, session_id, attempt) and attempt < self._limits.attempts:
+        while not (succeeded := await self._attempt(event, session_id, attempt)):
+            called = succeeded is not None
+            if called and attempt == self._limits.attempts:
+                return True
             if self._closing.is_set():
                 return False
-            longest = min(self._limits.backoff * 2.0 ** min(attempt - 1, 30), _LONGEST_BACKOFF)
-            await self._rest(longest * (1 + self._limits.random()) / 2)
-            attempt += 1
+            await self._rest(self._backoff(attempt) if called else _ASK_AGAIN)
+            attempt += called
         return True
 
-    async def _attempt(self, event: Event, session_id: str | None, attempt: int) -> bool:
+    def _backoff(self, attempt: int) -> float:
+        longest = min(self._limits.backoff * 2.0 ** min(attempt - 1, 30), _LONGEST_BACKOFF)
+        return longest * (1 + self._limits.random()) / 2
+
+    async def _attempt(self, event: Event, session_id: str | None, attempt: int) -> bool | None:
+        """Whether the handler succeeded; None if it was not called, for the store was away."""
+        called = False
         async with self._own_slots, self._slots:
             try:
                 async with asyncio.timeout(self._limits.timeout):
-                    await self._handler.call(event, session_id)
+                    arguments = await self._handler.arguments(event, session_id)
+                    called = True
+                    if arguments is not None:
+                        await self._handler.function(*arguments)
             except (Exception, asyncio.CancelledError) as error:
                 # A cancellation may also come out of something that the handler waited for.
                 if isinstance(error, asyncio.CancelledError) and _is_cancelled():
                     raise
+                if isinstance(error, StoreError | TimeoutError) and not called:
+                    name, position = self._handler.name, event.position
+                    _log.warning("handler %s: the store is away (position %d): %s", name, position, error)
+                    return None
                 self._report(event, attempt, error)
                 return False
         return True

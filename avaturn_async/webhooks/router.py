@@ -193,6 +193,7 @@ class SessionRouter:
         Raises:
             AvaturnTimeoutError: Nothing came in time.
             RouterClosedError: The router was closed.
+            StoreError: The store was away when the wait began; one that goes away later is waited for.
         """
         check_event_type(event_type)
         reader = self._reader(session_id, avatar_id, render_id, after)

@@ -41,6 +41,8 @@ def connect(url: str) -> Redis:
             socket_timeout=_SOCKET_TIMEOUT,
             socket_connect_timeout=_SOCKET_TIMEOUT,
             retry=Retry(NoBackoff(), 0),
+            # With RESP3 redis-py 8 does not look whether the server has closed an idle connection meanwhile.
+            protocol=2,
         )
     except ValueError:
         # Its text may show a part of the password.
