@@ -254,11 +254,13 @@ class Hints:
     async def told(self, *topics: str) -> None:
         """Wait for a hint that has these topics in it, see that they can be read, and forget it."""
         async with asyncio.timeout(10):
-            await self._came.wait()
-            while self._topics is not None and not self._topics.issuperset(topics):
+            while not (self._came.is_set() and self._covers(topics)):
                 self._came.clear()
                 await self._came.wait()
         for topic in topics:
             assert await self._store.read(topic)
         self._came.clear()
         self._topics = set()
+
+    def _covers(self, topics: Iterable[str]) -> bool:
+        return self._topics is None or self._topics.issuperset(topics)
