@@ -197,8 +197,9 @@ class TransferError(AvaturnError):
 class UnknownSessionError(AvaturnError, KeyError):
     """Nobody opened that session through this router, or it is past its time to live."""
 
-    # KeyError would show the repr of a sentence.
-    __str__ = Exception.__str__
+    def __str__(self) -> str:
+        # KeyError would show the repr of a sentence.
+        return Exception.__str__(self)
 
 
 class ClientClosedError(AvaturnError, RuntimeError):

@@ -44,15 +44,15 @@ class Inbox:
     def __init__(self, store: EventStore) -> None:
         self._store = store
         self.wake_handlers: Callable[[], None] = _nothing
-        self.closing = False
+        self.closing: bool = False
         """Whether nothing more is taken and nobody may wait; what runs may still use the store."""
         self._closed = False
-        self.started = False
+        self.started: bool = False
         self._lock = asyncio.Lock()
         self._unlisten: Callable[[], None] = _nothing
         self._hints: dict[str, set[asyncio.Future[None]]] = {}
         self._recent: dict[int, tuple[bytes, Event]] = {}
-        self.newest = 0
+        self.newest: int = 0
         """The position of the last event that came in here."""
 
     async def open(self) -> None:

@@ -52,7 +52,7 @@ class InFlight:
     """Counts the requests that are being handled: a context for each of them."""
 
     def __init__(self) -> None:
-        self.count = 0
+        self.count: int = 0
 
     def __enter__(self) -> None:
         self.count += 1
@@ -105,7 +105,7 @@ class WebhookReceiver:
         self._max_in_flight = max_in_flight
         self._verifier = verifier
         self._confirm = confirm
-        self.in_flight = InFlight()
+        self.in_flight: InFlight = InFlight()
         self._outcomes = Outcomes(clock=clock)
 
     @property

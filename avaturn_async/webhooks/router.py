@@ -76,7 +76,7 @@ class SessionRouter:
             random=_random,
         )
         self._inbox = Inbox(MemoryStore() if store is None else store)
-        self.sessions = Sessions(self._inbox)
+        self.sessions: Sessions = Sessions(self._inbox)
         """For ConfirmByApi; everything in it that is for others, the router has too."""
         self._handlers = Handlers(
             self._inbox, limits, session=self._opener, unrouted=self.sessions.is_unrouted

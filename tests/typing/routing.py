@@ -1,7 +1,7 @@
 """What the router gives and takes, as a type checker sees it. Checked, never run."""
 
 from collections.abc import AsyncIterator
-from typing import assert_type
+from typing import assert_never, assert_type
 from uuid import UUID
 
 from avaturn_async import AvaturnClient, Export, Render
@@ -14,12 +14,11 @@ from avaturn_async.webhooks import (
     RoutedSession,
     SessionRouter,
     UnknownEvent,
+    parse_event,
 )
 
-router = SessionRouter()
 
-
-async def sessions(client: AvaturnClient, avatar_id: UUID) -> None:
+async def sessions(router: SessionRouter, client: AvaturnClient, avatar_id: UUID) -> None:
     session = await router.open_session(client, "user", context={"account": 42})
     assert_type(session, RoutedSession)
     assert_type(session.url, str | None)
@@ -31,38 +30,35 @@ async def sessions(client: AvaturnClient, avatar_id: UUID) -> None:
     assert_type(await router.create_export(client, avatar_id, session=session), Export)
     assert_type(await router.render_user_avatar(client, avatar_id, session=session.id), Render)
     assert_type(await ConfirmByApi(client, router).check(ready), Event | None)
+    assert_type(await router.session("0e0e9a3c-5d5a-4f43-9a55-2d9c3f0c8a11"), RoutedSession)
+
+
+async def what_a_checker_refuses(router: SessionRouter, session: RoutedSession) -> None:
     await session.wait_for(AvatarReady)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     await session.wait_for(str, timeout=1)  # type: ignore[type-var]  # pyright: ignore[reportArgumentType]
+    other: AvatarReady = await session.wait_for(ExportReady, timeout=1)  # type: ignore[arg-type]  # pyright: ignore[reportAssignmentType]
+    await router.wait_for(other, timeout=1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
-@router.on(AvatarReady)
-@router.on(ExportReady)
-async def both(event: AvatarReady | ExportReady, session: RoutedSession | None) -> None:
-    assert_type(event.avatar_id, UUID)
-    assert_type(session, RoutedSession | None)
+def every_event(event: Event) -> str | None:
+    match event:
+        case AvatarReady():
+            assert_type(event.user_id, str | None)
+            return event.status
+        case ExportReady():
+            return event.export_url
+        case RenderReady(id=render_id):
+            assert_type(render_id, UUID)
+            return event.render_url
+        case UnknownEvent():
+            return event.event
+        case _:
+            assert_never(event)
 
 
-@router.on(UnknownEvent)
-async def unknown(event: UnknownEvent, session: RoutedSession | None) -> int:
-    return len(event.problems) + (session is None)
-
-
-@router.on_unrouted
-async def unrouted(event: Event) -> None:
-    assert_type(event.event, str)
-
-
-@router.on(RenderReady)  # type: ignore[type-var]  # pyright: ignore[reportArgumentType]
-async def of_another_event(event: AvatarReady, session: RoutedSession | None) -> None: ...
-
-
-@router.on(RenderReady)  # type: ignore[type-var]  # pyright: ignore[reportArgumentType]
-async def without_session(event: RenderReady) -> None: ...
-
-
-@router.on(RenderReady)  # type: ignore[type-var]  # pyright: ignore[reportArgumentType]
-def not_async(event: RenderReady, session: RoutedSession | None) -> None: ...
-
-
-@router.on(RenderReady)  # type: ignore[type-var]  # pyright: ignore[reportArgumentType]
-async def of_known_sessions(event: RenderReady, session: RoutedSession) -> None: ...
+def an_event_that_is_forgotten(body: bytes) -> str | None:
+    match parse_event(body):
+        case AvatarReady() | ExportReady() | RenderReady() as event:
+            return event.user_id
+        case rest:
+            assert_never(rest)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
