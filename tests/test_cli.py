@@ -181,6 +181,19 @@ async def test_a_secret_comes_from_a_file_and_may_be_rotated(tmp_path: Path) -> 
             assert (await ran("send", url, *SCHEMES["header"], "--secret-file", str(file)))[0] == 0
 
 
+async def test_a_secret_may_come_from_a_pipe_which_tells_it_once(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    telling = asyncio.to_thread(pipe.write_text, SECRET)
+    async with running("listen", *SCHEMES["query"]) as (_, url):
+        told = asyncio.create_task(telling)
+        send = asyncio.create_subprocess_exec(
+            *command_line("send", url.partition("?")[0], *SCHEMES["query"], "--secret-file", str(pipe))
+        )
+        assert await (await send).wait() == 0
+        await told
+
+
 async def test_a_result_url_is_a_credential_and_not_printed() -> None:
     async with running("listen", *SCHEMES["hmac"]) as (command, url):
         result = "https://files.example.com/x?sig=credential"
@@ -542,7 +555,7 @@ WRONG = {
     ),
     "an option without a scheme": (["send", "http://h/", "--user", "u"], "--user has no meaning without"),
     "a secret without a scheme": (
-        ["send", "http://h/", "--secret-file", "f"],
+        ["send", "http://h/", "--secret-file", os.devnull],
         "--secret-file has no meaning",
     ),
     "a template that holds no body": (["listen", *SCHEMES["hmac"], "--template", "x"], "template must hold"),
@@ -556,6 +569,7 @@ WRONG = {
         ["listen", *SCHEMES["hmac"], "--secret-env", "BYTES"],
         "BYTES is not UTF-8",
     ),
+    "a scheme without a secret": (["listen", *SCHEMES["hmac"]], "AVATURN_WEBHOOK_SECRET is not set"),
     "a blank secret": (["listen", *SCHEMES["hmac"], "--secret-env", "BLANK"], "blank"),
     "a file that is not there": (["listen", *SCHEMES["hmac"], "--secret-file", "/nowhere"], "No such file"),
     "a file that is not UTF-8": (["listen", *SCHEMES["hmac"], "--secret-file", sys.executable], "not UTF-8"),
@@ -572,9 +586,13 @@ WRONG = {
     "a status that is none": (["record", "f", "--answer", "99"], "HTTP status"),
     "an id that is none": (["send", "http://h/", "--avatar-id", "{x}"], "UUID in canonical form"),
     "a fake's port that is none": (["fake", "--port", "70000"], "0-65535"),
-    "a fake's header that is none": (
-        ["fake", "--secret", "x", "--signature-header", "a b"],
-        "name of a header",
+    "a fake's header that is none": (["fake", "--signature-header", "a b"], "name of a header"),
+    "a fake's secret on the command line": (["fake", "--secret", SECRET], "list of processes"),
+    "a fake's blank secret": (["fake", "--secret-env", "BLANK"], "blank"),
+    "a fake's variable that is not set": (["fake", "--secret-env", "NOWHERE"], "NOWHERE is not set"),
+    "a variable without a scheme": (
+        ["send", "http://h/", "--secret-env", "X"],
+        "--secret-env has no meaning",
     ),
     "a body that is not there": (["send", "http://h/", "--body", "/nowhere"], "cannot read /nowhere"),
 }
@@ -585,6 +603,8 @@ def test_wrong_use_is_a_sentence_and_exit_code_2(
     argv: list[str], sentence: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BLANK", "  ")
+    if "AVATURN_WEBHOOK_SECRET is not set" in sentence:
+        monkeypatch.delenv("AVATURN_WEBHOOK_SECRET")
     os.environb[b"BYTES"] = b"\xff\xfe"
     with pytest.raises(SystemExit) as ended:
         main(argv)
@@ -628,6 +648,15 @@ def serving(*argv: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
             running.kill()
 
 
+@contextmanager
+def interruptible(*argv: str) -> Iterator[subprocess.Popen[str]]:
+    with subprocess.Popen(command_line(*argv), stderr=subprocess.PIPE, text=True) as running:
+        try:
+            yield running
+        finally:
+            running.kill()
+
+
 def test_version_and_help_succeed(capsys: pytest.CaptureFixture[str]) -> None:
     assert process("--version").stdout == f"avaturn_async {__version__}\n"
     for command in ([], ["listen"], ["record"], ["replay"], ["send"], ["fake"]):
@@ -649,6 +678,61 @@ def test_ctrl_c_ends_a_server_with_130_and_no_traceback() -> None:
     assert "401: header x-sig missing" in err
     assert "Traceback" not in err
     assert SECRET not in out + err
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["listen", *SCHEMES["hmac"]],
+        ["record", "kept"],
+        ["fake"],
+    ],
+    ids=" ".join,
+)
+def test_ctrl_c_ends_every_server(argv: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with serving(*argv) as (running, _):
+        running.send_signal(signal.SIGINT)
+        _, err = running.communicate()
+    assert (running.returncode, err) == (130, "")
+
+
+@pytest.mark.parametrize("command", ["send", "replay"])
+def test_ctrl_c_ends_what_waits_for_an_answer(command: str, tmp_path: Path) -> None:
+    file = tmp_path / "kept"
+    headers = ((b"X", b"y"),)
+    delivery = Delivery(at="", peer="", method="POST", path=b"/", query=b"", headers=headers, body=b"{}")
+    file.write_bytes(line_of(delivery))
+    with closing(socket.create_server(("127.0.0.1", 0))) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/"
+        with interruptible(command, *([url] if command == "send" else [str(file), url])) as running:
+            connection, _ = silent.accept()
+            with connection:
+                assert connection.recv(4) == b"POST"
+                running.send_signal(signal.SIGINT)
+                _, err = running.communicate()
+    assert (running.returncode, err) == (130, "")
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["-m", "avaturn_async", "send", "http://127.0.0.1:9/", "--body"],
+        ["-m", "avaturn_async", "send", "http://127.0.0.1:9/", *SCHEMES["hmac"], "--secret-file"],
+        ["-m", "avaturn_async", "fake", "--secret-file"],
+        ["-m", "avaturn_async.testing", "--secret-file"],
+    ],
+    ids=" ".join,
+)
+def test_ctrl_c_ends_what_reads_from_a_pipe(argv: list[str], tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    command = [sys.executable, *argv, str(pipe)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running, pipe.open("wb"):
+        # It opened the pipe, since otherwise we could not have.
+        running.send_signal(signal.SIGINT)
+        _, err = running.communicate()
+    assert (running.returncode, err) == (130, "")
 
 
 def test_ctrl_c_is_130_wherever_it_comes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,7 +40,9 @@ def test_it_says_where_it_listens_and_how_to_use_it(capsys: pytest.CaptureFixtur
     assert f"export AVATURN_BASE_URL={url} AVATURN_API_TOKEN=mine" in printed
 
 
-def test_webhooks_are_signed_with_the_secret_that_is_given(capsys: pytest.CaptureFixture[str]) -> None:
+def test_webhooks_are_signed_with_the_secret_of_the_environment(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     taken: list[WebhookRequest] = []
     port, hook_port = _free_port(), _free_port()
 
@@ -65,7 +67,8 @@ def test_webhooks_are_signed_with_the_secret_that_is_given(capsys: pytest.Captur
                 await client.list_user_avatars(user.id)
         await runner.cleanup()
 
-    options = ["--port", str(port), "--secret", "s3cret", "--signature-header", "X-Sig"]
+    monkeypatch.setenv("AVATURN_WEBHOOK_SECRET", "s3cret")
+    options = ["--port", str(port), "--signature-header", "X-Sig"]
     options += ["--webhook-url", f"http://127.0.0.1:{hook_port}/hook", "--processing-delay", "0"]
     assert main([*options, "--seed", "1"], until=use) == 0
     HmacSha256("s3cret", header="X-Sig").verify(taken[0])
@@ -76,7 +79,7 @@ def test_it_ends_quietly_when_it_is_interrupted(capsys: pytest.CaptureFixture[st
     async def interrupted() -> None:
         raise KeyboardInterrupt
 
-    assert main(["--port", "0"], until=interrupted) == 0
+    assert main(["--port", "0"], until=interrupted) == 130
     assert "Traceback" not in capsys.readouterr().err
 
 
@@ -86,6 +89,16 @@ def test_a_port_that_is_taken_is_a_sentence_not_a_traceback(capsys: pytest.Captu
         taken.listen()
         assert main(["--port", str(taken.getsockname()[1])]) == 1
     assert "cannot listen on 127.0.0.1" in capsys.readouterr().err
+
+
+def test_a_secret_on_the_command_line_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    for options in (["--secret", "s3cret"], ["--secret=s3cret"]):
+        with pytest.raises(SystemExit) as ended:
+            main(options)
+        assert ended.value.code == 2
+        said = capsys.readouterr().err
+        assert "list of processes" in said
+        assert "s3cret" not in said
 
 
 @pytest.mark.parametrize("options", [["--webhook-url", "nowhere"], ["--port", "x"], ["--no-such"]])
@@ -101,13 +114,17 @@ def test_help_lists_every_option(capsys: pytest.CaptureFixture[str]) -> None:
         main(["--help"])
     assert ended.value.code == 0
     printed = capsys.readouterr().out
-    assert all(option in printed for option in ("--port", "--webhook-url", "--secret", "--seed", "--token"))
+    assert all(
+        option in printed for option in ("--port", "--webhook-url", "--secret-file", "--seed", "--token")
+    )
 
 
 def test_it_runs_as_a_module_until_ctrl_c() -> None:
     command = [sys.executable, "-m", "avaturn_async.testing", "--port", "0"]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
         assert process.stdout is not None
         url = process.stdout.readline().split()[-1]
         request = urllib.request.Request(  # noqa: S310 - loopback
@@ -116,5 +133,5 @@ def test_it_runs_as_a_module_until_ctrl_c() -> None:
         with urllib.request.urlopen(request) as response:  # noqa: S310 - loopback
             assert response.status == 200
         process.send_signal(signal.SIGINT)
-        process.stdout.read()
-    assert process.returncode == 0
+        _, err = process.communicate()
+    assert (process.returncode, err) == (130, "")

@@ -16,10 +16,9 @@ from typing import Any
 from avaturn_async._cli._failures import Failure, Misuse
 from avaturn_async._cli._output import say
 from avaturn_async._cli._parser import make_parser
+from avaturn_async.testing.__main__ import INTERRUPTED
 
 __all__ = ["main"]
-
-_INTERRUPTED = 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,7 +35,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     # Why a webhook was refused is in the receiver's log.
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    options = make_parser().parse_args(argv)
+    try:
+        return _run(make_parser().parse_args(argv))
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def _run(options: argparse.Namespace) -> int:
     run: Callable[..., Coroutine[Any, Any, int]] = options.run
     try:
         return asyncio.run(run(options, say))
@@ -46,5 +51,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Failure as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201 - a command
         return 1
-    except KeyboardInterrupt:
-        return _INTERRUPTED

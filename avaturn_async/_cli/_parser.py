@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from uuid import UUID
@@ -94,7 +95,7 @@ def _send_options(parser: argparse.ArgumentParser) -> None:
     add("--session-id", type=_id, metavar="UUID", help="left out if not given")
     add("--render-id", type=_id, metavar="UUID", help="of render.ready; made up if not given")
     add("--result-url", default="https://example.com/result", metavar="URL", help="of an export or a render")
-    add("--body", type=Path, metavar="FILE", help="send this instead, as it is; - for standard input")
+    add("--body", type=_body, metavar="FILE", help="send this instead, as it is; - for standard input")
     _timeout_option(parser)
     add_scheme_options(parser, required=False)
 
@@ -130,6 +131,14 @@ def _id(text: str) -> UUID:
         return as_uuid(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _body(name: str) -> bytes:
+    # Here and not in the event loop, which Ctrl-C would not reach while something is read.
+    try:
+        return sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"cannot read {name}: {why(error)}") from None
 
 
 def _path(text: str) -> str:

@@ -1,14 +1,12 @@
-"""The verification scheme that a command's options describe, and where its secrets come from."""
+"""The verification scheme that a command's options describe."""
 
 from __future__ import annotations
 
 import argparse
-import os
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from avaturn_async._cli._failures import Misuse, why
+from avaturn_async._cli._failures import Misuse
+from avaturn_async._secret_options import add_secret_options, no_secret, secrets_of
 from avaturn_async.webhooks import BasicAuth, HmacSha256, SharedSecret, StandardWebhooks, Verifier
 
 _NEEDED = {"hmac": {"header"}, "header": {"header"}, "basic": {"user"}}
@@ -22,14 +20,6 @@ _ALLOWED = {
 _EVERY = ("header", "encoding", "prefix", "template", "timestamp_header", "tolerance", "parameter", "user")
 PARAMETER = "key"
 """The parameter of the query in which the scheme ``query`` has its secret, unless it is given."""
-
-
-class _OnTheCommandLine(argparse.Action):
-    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
-        parser.error(
-            "a secret on the command line shows in the list of processes: put it into "
-            "AVATURN_WEBHOOK_SECRET or into a file, --secret-file"
-        )
 
 
 def add_scheme_options(parser: argparse.ArgumentParser, *, required: bool) -> None:
@@ -49,20 +39,7 @@ def add_scheme_options(parser: argparse.ArgumentParser, *, required: bool) -> No
     add("--template", metavar="TEXT", help="what HMAC signs ({body}), such as {timestamp}.{body}")
     add("--timestamp-header", metavar="NAME", help="the header with the timestamp that HMAC signs")
     add("--tolerance", type=float, metavar="SECONDS", help="how far a signed timestamp may be off (300)")
-    add(
-        "--secret-env",
-        metavar="NAME",
-        default="AVATURN_WEBHOOK_SECRET",
-        help="the environment variable with the secret (%(default)s)",
-    )
-    add(
-        "--secret-file",
-        metavar="FILE",
-        action="append",
-        type=Path,
-        help="a file with the secret instead; again for each secret that is being rotated",
-    )
-    add("--secret", action=_OnTheCommandLine, help=argparse.SUPPRESS)
+    add_secret_options(add)
 
 
 def verifier_of(options: argparse.Namespace) -> Verifier:
@@ -73,8 +50,10 @@ def verifier_of(options: argparse.Namespace) -> Verifier:
     """
     scheme: str = options.scheme
     given = _given(options)
-    secrets = secrets_of(options)
     try:
+        secrets = secrets_of(options)
+        if not secrets:
+            raise no_secret()
         match scheme:
             case "hmac":
                 return HmacSha256(secrets, **given)
@@ -105,43 +84,10 @@ def check_unsigned(options: argparse.Namespace) -> None:
     Raises:
         Misuse: There is an option of a scheme.
     """
-    for name in (*_EVERY, "secret_file"):
+    for name in (*_EVERY, "secret_env", "secret_file"):
         if getattr(options, name) is not None:
             raise Misuse(f"{_flag(name)} has no meaning without --scheme")
 
 
 def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
-
-
-def secrets_of(options: argparse.Namespace) -> Sequence[str]:
-    """The secrets, from files or from the environment; the first of them signs.
-
-    Raises:
-        Misuse: There is none.
-    """
-    if options.secret_file:
-        return [_from_file(path) for path in options.secret_file]
-    name: str = options.secret_env
-    secret = os.environ.get(name, "")
-    if not secret:
-        raise Misuse(f"{name} is not set: put the secret there, or name a file with --secret-file")
-    if not _is_text(secret):
-        raise Misuse(f"{name} is not UTF-8")
-    return [secret]
-
-
-def _from_file(path: Path) -> str:
-    try:
-        secret = path.read_bytes()
-    except OSError as error:
-        raise Misuse(f"cannot read the secret in {path}: {why(error)}") from None
-    try:
-        return secret.decode().removesuffix("\n").removesuffix("\r")
-    except UnicodeDecodeError:
-        raise Misuse(f"the secret in {path} is not UTF-8") from None
-
-
-def _is_text(value: str) -> bool:
-    # What was not UTF-8 in the environment is here as lone surrogates.
-    return not any("\ud800" <= c <= "\udfff" for c in value)

@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import argparse
 import secrets as randomness
-import sys
-from pathlib import Path
 from urllib.parse import quote
 from uuid import uuid4
 
 from yarl import URL
 
 from avaturn_async._cli._deliveries import read_deliveries
-from avaturn_async._cli._failures import Failure, Misuse, why
+from avaturn_async._cli._failures import Failure
 from avaturn_async._cli._output import Say, printable
-from avaturn_async._cli._schemes import PARAMETER, check_unsigned, secrets_of, verifier_of
+from avaturn_async._cli._schemes import PARAMETER, check_unsigned, verifier_of
 from avaturn_async._cli._wire import deliver
+from avaturn_async._secret_options import secrets_of
 from avaturn_async.models import ScanStatus, TaskStatus
 from avaturn_async.webhooks import AvatarReady, Event, ExportReady, RenderReady, UnknownEvent, event_body
 
 
 async def send(options: argparse.Namespace, say: Say) -> int:
     """Sign and post an event; 1 if it is not taken."""
-    body = _read_body(options.body) if options.body is not None else event_body(_made_up(options))
+    body: bytes = event_body(_made_up(options)) if options.body is None else options.body
     headers = {"Content-Type": "application/json"}
     url: URL = options.url
     if options.scheme is None:
@@ -101,13 +100,6 @@ def _made_up(options: argparse.Namespace) -> Event:
             return UnknownEvent(
                 event=options.event, avatar_id=avatar_id, user_id=user_id, session_id=options.session_id
             )
-
-
-def _read_body(path: Path) -> bytes:
-    try:
-        return sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
-    except OSError as error:
-        raise Misuse(f"cannot read {path}: {why(error)}") from None
 
 
 def _with_secret(url: URL, parameter: str, secret: str) -> URL:

@@ -9,10 +9,13 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from yarl import URL
 
+from avaturn_async._secret_options import add_secret_options, secrets_of
 from avaturn_async.testing._server import FakeAvaturn
 from avaturn_async.webhooks import HmacSha256
 
 DESCRIPTION = "A server that stands in for Avaturn: the API, photo uploads, files and webhooks."
+INTERRUPTED = 130
+"""The exit code after Ctrl-C, as shells have it."""
 _USAGE = """\
 FakeAvaturn listens at {url}
   export AVATURN_BASE_URL={url} AVATURN_API_TOKEN={token}
@@ -27,16 +30,26 @@ def main(argv: Sequence[str] | None = None, *, until: Callable[[], Awaitable[obj
         until: What is waited for while it runs; by default nothing that comes.
 
     Returns:
-        The exit code: 0, or 1 if it cannot listen there.
+        The exit code: 1 if it cannot listen there, 130 after Ctrl-C.
     """
-    parser = argparse.ArgumentParser(prog="python -m avaturn_async.testing", description=DESCRIPTION)
+    parser = argparse.ArgumentParser(
+        prog="python -m avaturn_async.testing", description=DESCRIPTION, allow_abbrev=False
+    )
     add_options(parser)
-    options = parser.parse_args(argv)
     try:
-        return asyncio.run(run(options, until))
+        return _run(parser, parser.parse_args(argv), until)
     except KeyboardInterrupt:
         print()  # noqa: T201 - a command; leaves the line with ^C
-        return 0
+        return INTERRUPTED
+
+
+def _run(
+    parser: argparse.ArgumentParser,
+    options: argparse.Namespace,
+    until: Callable[[], Awaitable[object]] | None,
+) -> int:
+    try:
+        return asyncio.run(run(options, until))
     except OSError as error:
         print(f"cannot listen on {options.host}:{options.port}: {error.strerror}", file=sys.stderr)  # noqa: T201 - a command
         return 1
@@ -46,7 +59,8 @@ def main(argv: Sequence[str] | None = None, *, until: Callable[[], Awaitable[obj
 
 async def run(options: argparse.Namespace, until: Callable[[], Awaitable[object]] | None = None) -> int:
     """Run FakeAvaturn as the options say, until it is cancelled or ``until`` comes; the exit code is 0."""
-    signer = HmacSha256(options.secret, header=options.signature_header) if options.secret else None
+    secrets = secrets_of(options)
+    signer = HmacSha256(secrets, header=options.signature_header) if secrets else None
     async with FakeAvaturn(
         options.webhook_url,
         signer,
@@ -69,12 +83,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--token", help="the only API token that is taken (by default any)")
     parser.add_argument("--webhook-url", type=_web_url, metavar="URL", help="where webhooks are posted")
-    parser.add_argument("--secret", help="sign webhooks with HMAC-SHA256 and this secret")
+    add_secret_options(parser.add_argument)
     parser.add_argument(
         "--signature-header",
         default="X-Webhook-Signature",
         metavar="NAME",
-        help="the header of that signature (%(default)s)",
+        help="where there is a secret, webhooks are signed with HMAC-SHA256 in this header (%(default)s)",
     )
     parser.add_argument(
         "--processing-delay",
