@@ -147,6 +147,8 @@ async def survive(journey: Any, troubles: list[Trouble], folder: Path) -> Avatur
     router, app = SessionRouter(), web.Application()
     WebhookReceiver(router, verifier=SIGNATURE, read_timeout=1).add_to(app, "/avaturn")
     retry = RetryPolicy(base=0, cap=0.01)
+    # What stalls is given up soon; on a busy machine nothing else may be taken for a stall.
+    patience = 0.1 if any("stall" in trouble.name for trouble in troubles) else 10.0
     error: AvaturnError | None = None
     async with asyncio.timeout(30), TestServer(app) as backend:
         url = str(backend.make_url("/avaturn"))
@@ -154,7 +156,7 @@ async def survive(journey: Any, troubles: list[Trouble], folder: Path) -> Avatur
             FakeAvaturn(
                 webhook_url=url, sign=SIGNATURE, webhook_retries=SLACK_LIKE, sleep=VirtualTime().sleep
             ) as fake,
-            AvaturnClient("any-token", base_url=fake.url, timeout=0.1, retry=retry) as client,
+            AvaturnClient("any-token", base_url=fake.url, timeout=patience, retry=retry) as client,
         ):
             for trouble in troubles:
                 trouble.plan(fake)
@@ -174,7 +176,11 @@ async def survive(journey: Any, troubles: list[Trouble], folder: Path) -> Avatur
         assert left == []
         assert "any-token" not in str(error)
     await asyncio.sleep(0)
-    assert asyncio.all_tasks() == {asyncio.current_task()}
+    # Only what was cancelled may be there yet, and it ends.
+    if left_over := asyncio.all_tasks() - {asyncio.current_task()}:
+        assert all(task.cancelling() for task in left_over)
+        _, stuck = await asyncio.wait(left_over, timeout=10)
+        assert not stuck
     return error
 
 
