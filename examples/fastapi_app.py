@@ -1,7 +1,7 @@
 """The webhooks of Avaturn in a FastAPI app, which answers a request with what became of a session.
 
-Set AVATURN_API_TOKEN and AVATURN_WEBHOOK_SECRET, register https://your.host/avaturn/?key=SECRET at Avaturn
-(with that slash, since the receiver is mounted), and run fastapi_app.py, or uvicorn fastapi_app:app.
+Set AVATURN_API_TOKEN and AVATURN_WEBHOOK_SECRET, register https://your.host/avaturn?key=SECRET at Avaturn,
+and run fastapi_app.py, or uvicorn fastapi_app:app.
 """
 
 import os
@@ -11,6 +11,7 @@ from uuid import UUID
 
 import uvicorn
 from fastapi import FastAPI, HTTPException
+from starlette.routing import Route
 
 from avaturn_async import AvaturnClient, AvaturnTimeoutError, UnknownSessionError
 from avaturn_async.webhooks import AvatarReady, ConfirmByApi, SessionRouter, SharedSecret, WebhookReceiver
@@ -27,8 +28,7 @@ async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
 
 
-app = FastAPI(lifespan=lifespan)
-app.mount("/avaturn", receiver.asgi)
+app = FastAPI(lifespan=lifespan, routes=[Route("/avaturn", receiver.asgi)])
 
 
 @app.post("/sessions")

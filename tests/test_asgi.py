@@ -242,6 +242,17 @@ async def test_a_route_of_its_own_needs_no_slash_at_its_end() -> None:
     await made.router.close()
 
 
+@pytest.mark.parametrize("mount", [fastapi, starlette])
+async def test_a_mounted_receiver_is_only_redirected_to_without_the_slash(mount: Any) -> None:
+    made = WebhookReceiver(SessionRouter(), verifier=SharedSecret("hush", query="key"))
+    async with served(mount(made)) as url, aiohttp.ClientSession() as http:
+        async with http.post(f"{url}/hook?key=hush", data=BODY, allow_redirects=False) as response:
+            assert (response.status, response.headers["Location"]) == (307, f"{url}/hook/?key=hush")
+        async with http.post(f"{url}/hook/?key=hush", json={"event": "x"}) as response:
+            assert response.status == 200
+    await made.router.close()
+
+
 async def test_under_a_real_server_a_sender_may_be_gone_in_the_middle_of_its_body(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

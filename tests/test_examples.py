@@ -207,7 +207,7 @@ async def test_fastapi_app(fake: FakeAvaturn) -> None:
             if found := re.search(r"running on (http://\S+)", line.decode()):
                 break
         assert found is not None
-        fake.webhook_url = f"{found[1]}/avaturn/?key={SECRET}"
+        fake.webhook_url = f"{found[1]}/avaturn?key={SECRET}"
         async with aiohttp.ClientSession(found[1]) as http:
             async with http.post("/sessions") as response:
                 session_id = (await response.json())["id"]

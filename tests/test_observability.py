@@ -239,37 +239,6 @@ async def test_one_client_alone_can_be_traced(fake: FakeAvaturn, tracing: Tracin
 # counters
 
 
-async def test_outcomes_make_a_page_for_prometheus() -> None:
-    signature = HmacSha256("secret", header="X-Sig")
-    receiver, app = WebhookReceiver(SessionRouter(), verifier=signature), web.Application()
-    receiver.add_to(app, "/hook")
-
-    async def metrics(_: web.Request) -> web.Response:
-        lines = [
-            "# HELP avaturn_webhooks_total Webhooks by outcome.",
-            "# TYPE avaturn_webhooks_total counter",
-            *(f'avaturn_webhooks_total{{outcome="{o}"}} {n}' for o, n in receiver.outcomes.items()),
-        ]
-        return web.Response(
-            body="\n".join([*lines, ""]), headers={"Content-Type": "text/plain; version=0.0.4"}
-        )
-
-    app.router.add_get("/metrics", metrics)
-    body = b'{"event": "avatar.ready", "avatar_id": "12345678-1234-5678-1234-567812345678"}'
-    async with TestClient(TestServer(app)) as http:
-        for headers in (signature.sign(body), signature.sign(body), {}):
-            async with http.post("/hook", data=body, headers={**headers, "Content-Type": "application/json"}):
-                pass
-        async with http.get("/metrics") as response:
-            assert response.content_type == "text/plain"
-            page = await response.text()
-    assert page.endswith("\n")
-    line = re.compile(r"(# (HELP|TYPE) [a-z_]+ .+|[a-z_]+\{outcome=\"[a-z_]+\"\} \d+)")
-    assert all(line.fullmatch(each) for each in page.splitlines())
-    for outcome, count in (("stored", 1), ("duplicate", 1), ("not_authentic", 1), ("busy", 0)):
-        assert f'avaturn_webhooks_total{{outcome="{outcome}"}} {count}\n' in page
-
-
 def test_outcomes_are_a_live_view_that_nobody_can_write_to() -> None:
     receiver = WebhookReceiver(SessionRouter(), verifier=HmacSha256("secret", header="X-Sig"))
     outcomes = receiver.outcomes
