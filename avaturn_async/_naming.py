@@ -15,7 +15,7 @@ import attrs
 from cattrs import AttributeValidationNote, BaseValidationError, Converter
 from cattrs.gen import make_dict_structure_fn, override
 
-from avaturn_async._structure import Mismatch, Reader, enum_reader, read_float, read_str
+from avaturn_async._structure import PRIMITIVES, Mismatch, Reader, enum_reader
 from avaturn_async.models import OpenEnum, uuid_of
 
 _Hook = Callable[[Any, Any], Any]
@@ -98,8 +98,8 @@ def _with(make: Callable[[Any, Converter], _Hook], converter: Converter, target:
 
 def _make() -> Converter:
     converter = Converter(detailed_validation=True)
-    converter.register_structure_hook(str, _hook(read_str))
-    converter.register_structure_hook(float, _hook(read_float))
+    for kind, read in PRIMITIVES.items():
+        converter.register_structure_hook(kind, _hook(read))
     converter.register_structure_hook(UUID, _uuid)
     # A StrEnum is a str to cattrs, so that each is registered by name.
     for enum in OpenEnum.__subclasses__():

@@ -49,6 +49,10 @@ def read_str(value: Any) -> str:
     return value
 
 
+def _reader_of(kind: type, name: str) -> Reader:
+    return lambda value: _only(kind, value, name)
+
+
 def read_float(value: Any) -> float:
     # An int stays an int, so that what is sent back equals what came.
     if type(value) is int or (type(value) is float and math.isfinite(value)):
@@ -123,14 +127,20 @@ def _mapping_reader(item: Any) -> Reader:
     return read
 
 
-_PRIMITIVES: dict[Any, Reader] = {str: read_str, float: read_float, UUID: uuid_of}
+PRIMITIVES: Mapping[Any, Reader] = {
+    str: read_str,
+    bool: _reader_of(bool, "bool"),
+    int: _reader_of(int, "int"),
+    float: read_float,
+    UUID: uuid_of,
+}
 
 
 @cache
 def reader(kind: Any) -> Reader:
     """The function that reads values of a type that models use out of parsed JSON."""
-    if kind in _PRIMITIVES:
-        return _PRIMITIVES[kind]
+    if kind in PRIMITIVES:
+        return PRIMITIVES[kind]
     arguments = get_args(kind)
     if NoneType in arguments:
         # The reader of the object takes care of None.
@@ -139,7 +149,11 @@ def reader(kind: Any) -> Reader:
         return _array_reader(arguments[0])
     if get_origin(kind) is Mapping:
         return _mapping_reader(arguments[1])
-    return enum_reader(kind) if issubclass(kind, Enum) else _object_reader(kind)
+    if issubclass(kind, Enum):
+        return enum_reader(kind)
+    if not attrs.has(kind):
+        raise TypeError(f"a model has a field of {kind}, and nothing reads that: add it to PRIMITIVES")
+    return _object_reader(kind)
 
 
 def structure(value: Any, cls: type[T]) -> T:

@@ -11,6 +11,7 @@ from uuid import UUID, uuid4
 
 import attrs
 import pytest
+from attrs import frozen
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -213,6 +214,31 @@ def test_an_id_is_taken_just_when_it_is_canonical(text: str) -> None:
     else:
         with pytest.raises(AvaturnDecodeError):
             structure({"id": text}, AssetSlot)
+
+
+@frozen(kw_only=True)
+class OfTomorrow:
+    """A model such as a later call may need."""
+
+    total: int
+    done: bool
+    left: int | None = None
+    parts: tuple[int, ...] | None = None
+
+
+def test_a_model_of_tomorrow_may_have_whole_numbers_and_truth_values() -> None:
+    read = structure({"total": 3, "done": False, "parts": [1, 2]}, OfTomorrow)
+    assert read == OfTomorrow(total=3, done=False, parts=(1, 2))
+    assert unstructure(read) == {"total": 3, "done": False, "parts": (1, 2)}
+    with pytest.raises(AvaturnDecodeError) as caught:
+        structure({"total": True, "done": 1, "left": 1.0, "parts": ["1"]}, OfTomorrow)
+    places = ["int at $.total", "bool at $.done", "int at $.left", "int at $.parts[0]"]
+    assert list(caught.value.problems) == [f"expected {place}" for place in places]
+
+
+def test_a_type_that_nothing_reads_is_told_to_whoever_writes_the_model() -> None:
+    with pytest.raises(TypeError, match="nothing reads that"):
+        structure(b"", bytes)
 
 
 # What a server of today or tomorrow could answer as a customization.
