@@ -223,10 +223,14 @@ class Link:
                 task.add_done_callback(partial(self._arrive, batch, patience))
 
     async def _carry(self, batch: Sequence[_Command]) -> Sequence[Any]:
+        # Bodies are bytes, also in a client that decodes every reply.
+        options = {"NEVER_DECODE": True}
+        if len(batch) == 1:
+            # Here a pipeline costs more than it saves.
+            return [await self.redis.execute_command(*batch[0].words, **options)]
         pipeline = self.redis.pipeline(transaction=False)
         for command in batch:
-            # Bodies are bytes, also in a client that decodes every reply.
-            pipeline.execute_command(*command.words, NEVER_DECODE=True)
+            pipeline.execute_command(*command.words, **options)
         replies: Sequence[Any] = await pipeline.execute(raise_on_error=False)
         return replies
 
