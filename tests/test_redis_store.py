@@ -21,6 +21,7 @@ from avaturn_async.errors import StoreError
 from avaturn_async.testing.stores import EventStoreContract
 from avaturn_async.webhooks.stores import Arrival, SessionRecord, StoredEvent
 from avaturn_async.webhooks.stores._redis_link import Link
+from avaturn_async.webhooks.stores._redis_lua import Script
 from avaturn_async.webhooks.stores.memory import MemoryStore
 from avaturn_async.webhooks.stores.redis import RedisStore
 
@@ -559,6 +560,53 @@ async def test_an_error_repeats_no_argument_of_a_command() -> None:
 def test_the_repr_tells_the_prefix_only() -> None:
     store = RedisStore.from_url("redis://user:hush@127.0.0.1", prefix="{shop}")
     assert repr(store) == "RedisStore(prefix='{shop}')"
+
+
+# Batches
+
+
+async def test_what_is_asked_at_a_time_travels_together(redis: Any) -> None:
+    batches: list[Any] = []
+    make = redis.pipeline
+
+    def pipeline(**options: Any) -> Any:
+        batches.append(make(**options))
+        return batches[-1]
+
+    redis.pipeline = pipeline
+    async with started(RedisStore(redis)) as store:
+        for asked, expected in ((2, 1), (50, 1), (60, 2), (130, 3)):
+            batches.clear()
+            kept = await asyncio.gather(*(store.append(arrival(f"{asked} {n}")) for n in range(asked)))
+            assert len(set(kept)) == asked
+            assert len(batches) == expected
+
+
+async def test_one_that_fails_does_not_disturb_those_it_travels_with(redis: Any) -> None:
+    async with started(RedisStore(redis)) as store:
+        link = store._link
+        assert link is not None
+        broken = link.run(Script(b"return redis.call('NONSENSE')", b"unknown"), (), ())
+        await redis.script_flush()
+        asked = (store.append(arrival("one")), broken, store.append(arrival("two")))
+        answers: list[Any] = await asyncio.gather(*asked, return_exceptions=True)
+        assert isinstance(answers.pop(1), StoreError)
+        assert [event.position for event in await store.read(AVATAR)] == answers
+
+
+async def test_what_was_given_up_before_it_left_is_not_sent(redis: Any) -> None:
+    async with started(RedisStore(redis)) as store:
+        asked = [asyncio.create_task(store.append(arrival(f"{n}"))) for n in range(4)]
+        await asyncio.sleep(0)
+        for task in asked[::2]:
+            task.cancel()
+        await asyncio.wait(asked)
+        assert [event.body for event in await store.read(AVATAR)] == [b"1", b"3"]
+        alone = asyncio.create_task(store.append(arrival("alone")))
+        await asyncio.sleep(0)
+        alone.cancel()
+        await asyncio.wait((alone,))
+        assert not await store.seen("alone")
 
 
 # Cancellation

@@ -65,7 +65,7 @@ def _p99(setup: Setup) -> Result:
     server = _Server(setup, "ours")
     crowd = python(setup, "crowd", str(server.port), "500", "10" if setup.quick else "40")
     started = time.perf_counter()
-    p99, rate = map(float, crowd.read().split())
+    p99, rate, _ = map(float, crowd.read().split())
     crowd.close()
     server.close()
     note = f" ({rate:,.0f} webhooks a second, {time.perf_counter() - started:.0f} s)"

@@ -1,13 +1,15 @@
-"""How RedisStore talks to Redis: commands that end in time."""
+"""How RedisStore talks to Redis: commands that travel together, and end in time."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import re
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
+from attrs import frozen
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -23,7 +25,9 @@ T = TypeVar("T")
 
 _OLDEST_VERSION = (6, 2)
 _SOCKET_TIMEOUT = 2.0
-_COMMANDS_AT_ONCE = 16
+# The larger a batch, the less a command costs; one is filled while others are away.
+_BATCHES_AT_ONCE = 2
+_MOST_IN_A_BATCH = 50
 _LONGEST_REASON = 200
 
 
@@ -52,8 +56,28 @@ def connect(url: str) -> Redis:
     return client
 
 
+@frozen(eq=False)
+class _Command:
+    """A command on its way, and whoever waits for the reply."""
+
+    words: tuple[Any, ...]
+    reply: asyncio.Future[Any]
+
+    def answer(self, reply: Any) -> None:
+        """Hand the reply over, which may be an error, unless they gave up."""
+        if self.reply.done():
+            return
+        if isinstance(reply, BaseException):
+            self.reply.set_exception(reply)
+        else:
+            self.reply.set_result(reply)
+
+
 class Link:
     """Commands to Redis, each of which ends in time, whatever the client that carries it does.
+
+    What is asked at a time goes in one batch, which is written and answered as a whole; each command in it
+    still succeeds or fails alone. Only a lost connection is an error for all of them.
 
     Args:
         redis: A ``redis.asyncio.Redis``.
@@ -63,7 +87,8 @@ class Link:
     def __init__(self, redis: Redis, *, deadline: float) -> None:
         self.redis: Any = redis  # its own types are partial
         self.deadline = deadline
-        self._places = asyncio.Semaphore(_COMMANDS_AT_ONCE)
+        self._waiting: list[_Command] = []
+        self._batches = 0
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closed = False
 
@@ -76,16 +101,15 @@ class Link:
         """
         keys = tuple(keys)
         words = (len(keys), *keys, *arguments)
-
-        async def evaluate() -> Any:
-            try:
-                return await self._execute("EVALSHA", script.sha, *words)
-            except NoScriptError:
-                # It was restarted, or another one has taken its place. EVAL also makes it known there.
-                return await self._execute("EVAL", script.source, *words)
-
         try:
-            return await self._command(evaluate())
+            async with asyncio.timeout(self.deadline):
+                try:
+                    return await self._ask("EVALSHA", script.sha, *words)
+                except NoScriptError:
+                    # It was restarted, or another one has taken its place. EVAL also makes it known there.
+                    return await self._ask("EVAL", script.source, *words)
+        except TimeoutError:
+            raise self.refusal(_late(self.deadline)) from None
         except (RedisError, OSError) as error:
             raise self.refusal(error) from None
 
@@ -97,7 +121,7 @@ class Link:
         """
         info: Mapping[str, Any] = {}
         try:
-            info = await self._command(self._execute("INFO"))
+            info = await self.within(self.deadline, self.redis.execute_command("INFO"))
         except ResponseError:
             pass  # forbidden, as it may be at a hoster's: nothing can be known then
         except (RedisError, OSError) as error:
@@ -133,9 +157,9 @@ class Link:
             in_time = task.done()
             self.end(task)
         if not in_time:
-            raise TimeoutError(f"no answer within {seconds:g} s")
+            raise _late(seconds)
         if task.cancelled():
-            raise StoreError("the store was closed")
+            raise _closed()
         return task.result()
 
     def begin(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
@@ -154,6 +178,9 @@ class Link:
     async def close(self) -> None:
         """End what is under way. The client stays as it is."""
         self._closed = True
+        for command in self._waiting:
+            command.answer(_closed())
+        self._waiting.clear()
         while self._tasks:
             for task in self._tasks:
                 task.cancel()
@@ -173,18 +200,66 @@ class Link:
         known = self.redis.connection_pool.connection_kwargs
         return tuple(str(known[name]) for name in ("password", "username") if known.get(name))
 
-    async def _command(self, work: Coroutine[Any, Any, Any]) -> Any:
+    def _ask(self, *words: Any) -> asyncio.Future[Any]:
         if self._closed:
-            work.close()
-            raise StoreError("the store is closed")
-        return await self.within(self.deadline, work)
+            raise _closed()
+        loop = asyncio.get_running_loop()
+        command = _Command(words, loop.create_future())
+        if not self._waiting:
+            # What others ask in this turn of the loop comes along.
+            loop.call_soon(self._depart)
+        self._waiting.append(command)
+        return command.reply
 
-    async def _execute(self, *words: Any) -> Any:
-        async with self._places:
-            # Bodies are bytes, also in a client that decodes every reply.
-            return await self.redis.execute_command(*words, NEVER_DECODE=True)
+    def _depart(self) -> None:
+        """Send what waits, unless there is enough under way: then it goes with what comes meanwhile."""
+        while self._waiting and self._batches < _BATCHES_AT_ONCE:
+            batch = [command for command in self._waiting[:_MOST_IN_A_BATCH] if not command.reply.done()]
+            del self._waiting[:_MOST_IN_A_BATCH]
+            if batch:
+                self._batches += 1
+                task = self.begin(self._carry(batch))
+                patience = asyncio.get_running_loop().call_later(self.deadline, self.end, task)
+                task.add_done_callback(partial(self._arrive, batch, patience))
+
+    async def _carry(self, batch: Sequence[_Command]) -> Sequence[Any]:
+        # Bodies are bytes, also in a client that decodes every reply.
+        options = {"NEVER_DECODE": True}
+        if len(batch) == 1:
+            # Here a pipeline costs more than it saves.
+            return [await self.redis.execute_command(*batch[0].words, **options)]
+        pipeline = self.redis.pipeline(transaction=False)
+        for command in batch:
+            pipeline.execute_command(*command.words, **options)
+        replies: Sequence[Any] = await pipeline.execute(raise_on_error=False)
+        return replies
+
+    def _arrive(
+        self, batch: Sequence[_Command], patience: asyncio.TimerHandle, task: asyncio.Task[Sequence[Any]]
+    ) -> None:
+        patience.cancel()
+        self._batches -= 1
+        replies: Sequence[Any]
+        if task.cancelled():
+            # Closed; or it took too long, and then nobody waits for it any more.
+            replies = [_closed() for _ in batch]
+        elif failure := task.exception():
+            replies = [failure] * len(batch)
+        else:
+            replies = task.result()
+        for command, reply in zip(batch, replies, strict=True):
+            command.answer(reply)
+        self._depart()
 
     def _forget(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if not task.cancelled():
             task.exception()  # of one that nobody waits for any more: else asyncio would complain
+
+
+def _late(seconds: float) -> TimeoutError:
+    return TimeoutError(f"no answer within {seconds:g} s")
+
+
+def _closed() -> StoreError:
+    return StoreError("the store is closed")

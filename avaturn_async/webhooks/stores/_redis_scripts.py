@@ -68,11 +68,12 @@ redis.call('PEXPIRE', LOG, ttl)
 redis.call('SET', name('key', key), position, 'PX', ttl)
 -- The first one begins to count anew: the count may have outlived the log by a moment.
 redis.call('SET', BYTES, #body + (redis.call('XLEN', LOG) > 1 and redis.call('GET', BYTES) or 0), 'PX', ttl)
-for _, topic in ipairs(topics) do appear(topic, position, position) end
+-- Before it appears: it is none of those that have been waiting for a binding.
 if guide then bind(guide, session) elseif session ~= '' then renew(session) end
 if session ~= '' then
   for i = 9 + count, #ARGV do bind(ARGV[i], session) end
 end
+for _, topic in ipairs(topics) do appear(topic, position, position) end
 hint(topics)
 sweep(20)
 return tonumber(position)
