@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import aiohttp
 from aiohttp import hdrs, web
 
-from avaturn_async.webhooks.request import WebhookReply, WebhookRequest
+from avaturn_async.webhooks.request import RawHeaders, WebhookReply, WebhookRequest
 
 if TYPE_CHECKING:
     from avaturn_async.webhooks.receiver import WebhookReceiver
@@ -29,17 +29,20 @@ def add_to(receiver: WebhookReceiver, app: web.Application, path: str) -> None:
 
 async def handle(receiver: WebhookReceiver, request: web.Request) -> web.StreamResponse:
     """Answer a request."""
-    peer = request.remote or ""
-    reply = receiver.refuse(request.method, request.raw_headers, peer=peer)
+    peer, headers = request.remote or "", RawHeaders(request.raw_headers)
+    reply = receiver.refuse(request.method, headers, peer=peer)
     if reply is None:
-        with receiver.in_flight:
-            reply = await _read_and_judge(receiver, request, peer)
+        receiver.in_flight += 1
+        try:
+            reply = await _read_and_judge(receiver, request, headers, peer)
+        finally:
+            receiver.in_flight -= 1
     return await _send(receiver, request, reply)
 
 
 async def expect(receiver: WebhookReceiver, request: web.Request) -> web.StreamResponse | None:
     """Say 100 Continue, unless the head is reason enough to refuse."""
-    reply = receiver.refuse(request.method, request.raw_headers, peer=request.remote or "")
+    reply = receiver.refuse(request.method, RawHeaders(request.raw_headers), peer=request.remote or "")
     if reply is not None:
         # Whether the body still comes is the sender's choice: nobody knows where its next request begins.
         return await _send(receiver, request, reply, close=True)
@@ -52,7 +55,9 @@ async def expect(receiver: WebhookReceiver, request: web.Request) -> web.StreamR
     return None
 
 
-async def _read_and_judge(receiver: WebhookReceiver, request: web.Request, peer: str) -> WebhookReply:
+async def _read_and_judge(
+    receiver: WebhookReceiver, request: web.Request, headers: RawHeaders, peer: str
+) -> WebhookReply:
     body = bytearray()
     try:
         await _read(request, body, most=receiver.max_body, limit=receiver.read_timeout)
@@ -69,7 +74,7 @@ async def _read_and_judge(receiver: WebhookReceiver, request: web.Request, peer:
     return await receiver.judge(
         WebhookRequest(
             method=request.method,
-            headers=request.raw_headers,
+            headers=headers,
             body=body,
             query=request.rel_url.raw_query_string,
             peer=peer,
