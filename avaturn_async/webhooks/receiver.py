@@ -118,11 +118,13 @@ class WebhookReceiver:
         """The reply to a request whose body is not worth reading, by its head alone."""
         if method != "POST":
             return self.end("wrong_method", reason=method if method in _METHODS else "unknown", peer=peer)
-        by_name = headers.by_name
-        length = max(_declared(by_name.get(b"content-length", ())), read)
+        by_name, length = headers.by_name, read
+        for value in by_name.get(b"content-length", ()):
+            # Past 18 digits int() gets slow, and the number is no length.
+            length = max(length, int(value[:_MOST_DIGITS])) if value.isdigit() else length
         if length > self.max_body:
             return self.end("too_large", reason="declared", peer=peer, length=length)
-        if _is_encoded(by_name.get(b"content-encoding", ())):
+        if b"content-encoding" in by_name and _is_encoded(by_name[b"content-encoding"]):
             return self.end("encoded", reason="Content-Encoding is not taken", peer=peer, length=length)
         if self.router.closing:
             return self.end("closing", reason="the router is closing", peer=peer, length=length)
@@ -153,7 +155,7 @@ class WebhookReceiver:
         except Exception as error:  # noqa: BLE001 - a mistake in a verifier or store must not be a 500
             # Its text could hold anything, the body included.
             outcome, reason = "failed", type(error).__name__
-        return self.end(outcome, reason=reason, peer=request.peer, length=len(request.body))
+        return self._outcomes.reply(outcome, reason=reason, peer=request.peer, length=len(request.body))
 
     async def _take(self, request: WebhookRequest) -> tuple[str, str]:
         """How a request ends, and why."""
@@ -210,12 +212,6 @@ class WebhookReceiver:
         from avaturn_async.webhooks._asgi import AsgiApp  # noqa: PLC0415
 
         return AsgiApp(self)
-
-
-def _declared(lengths: Iterable[bytes]) -> int:
-    """The length that a head declares, 0 if it declares none."""
-    # Past 18 digits int() gets slow, and the number is no length.
-    return max([int(value[:_MOST_DIGITS]) for value in lengths if value.isdigit()], default=0)
 
 
 def _is_encoded(encodings: Iterable[bytes]) -> bool:
