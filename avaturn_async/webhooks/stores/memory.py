@@ -122,7 +122,8 @@ class MemoryStore:
         """The events under a topic that appeared behind a cursor, or the oldest hundred of them."""
         rows = self._topics.under(topic.removeprefix("session:"))
         now = self._clock()
-        behind = islice(rows, bisect_right(rows, after, key=_cursor), None)
+        first = bisect_right(rows, after, key=_cursor) if after else 0
+        behind = islice(rows, first, None)
         return tuple(islice((_stored(row) for row in behind if row.event.expires > now), _MOST_READ))
 
     async def bind(self, subject: str, session_id: str) -> None:
