@@ -26,6 +26,15 @@ _Put = Callable[[Any, Any], None]
 
 _new = object.__new__
 
+NOT_SENT = {
+    # A known key that was sent as null is kept as well: unsent and null may differ to the server.
+    "extra": "{k: v for k, v in value.items() if v is None or k not in names}",
+    # Events have these two; a position is given by a store, whatever was posted.
+    "raw": "value",
+    "position": "0",
+}
+"""The fields that are no keys of the JSON, and what a reader puts there."""
+
 
 def _slot(cls: type, name: str) -> _Put:
     """What fills a slot of a new object: a frozen class has no other way in that is as fast."""
@@ -86,15 +95,14 @@ def _object_reader(cls: Any) -> Reader:
             return made
     """
     types = get_type_hints(cls)
-    names = tuple(field.name for field in attrs.fields(cls) if field.name != "extra")
+    names = tuple(field.name for field in attrs.fields(cls) if field.name not in NOT_SENT)
     lines = ["if type(value) is not dict:", "    raise Mismatch('object')", "made = new(cls)"]
     scope: dict[str, Any] = {"Mismatch": Mismatch, "new": _new, "cls": cls, "names": frozenset(names)}
     for field in attrs.fields(cls):
         name = field.name
         scope[f"put_{name}"] = _slot(cls, name)
-        if name == "extra":
-            # A known key that was sent as null is kept as well: unsent and null may differ to the server.
-            lines.append("put_extra(made, {k: v for k, v in value.items() if v is None or k not in names})")
+        if name in NOT_SENT:
+            lines.append(f"put_{name}(made, {NOT_SENT[name]})")
             continue
         scope[f"read_{name}"] = reader(types[name])
         if field.default is attrs.NOTHING:

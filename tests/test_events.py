@@ -49,6 +49,8 @@ def body(**fields: Any) -> bytes:
                 "session_id": SESSION,
                 "status": "failed",
                 "new": 1,
+                "position": 7,
+                "raw": "x",
             },
             AvatarReady(
                 avatar_id=UUID(AVATAR), user_id="u", session_id=UUID(SESSION), status=ScanStatus.FAILED
@@ -142,9 +144,9 @@ def test_each_event_is_read_with_all_that_was_posted(posted: dict[str, Any], eve
             {"event": "avatar.ready", "avatar_id": 5, "status": 1, "user_id": [], "session_id": "x"},
             [
                 "expected UUID at $.avatar_id",
-                "expected str at $.status",
                 "expected str at $.user_id",
                 "expected UUID at $.session_id",
+                "expected str at $.status",
             ],
         ),
         (

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import aiohttp
 from aiohttp import hdrs, web
 
-from avaturn_async.webhooks.request import WebhookReply, WebhookRequest
+from avaturn_async.webhooks.request import RawHeaders, WebhookReply, WebhookRequest
 
 if TYPE_CHECKING:
     from avaturn_async.webhooks.receiver import WebhookReceiver
@@ -29,20 +29,30 @@ def add_to(receiver: WebhookReceiver, app: web.Application, path: str) -> None:
 
 async def handle(receiver: WebhookReceiver, request: web.Request) -> web.StreamResponse:
     """Answer a request."""
-    peer = request.remote or ""
-    reply = receiver.refuse(request.method, request.raw_headers, peer=peer)
+    peer, headers = request.remote or "", RawHeaders(request.raw_headers)
+    reply = receiver.refuse(request.method, headers, peer=peer)
     if reply is None:
-        with receiver.in_flight:
-            reply = await _read_and_judge(receiver, request, peer)
-    return await _send(receiver, request, reply)
+        receiver.in_flight += 1
+        try:
+            reply = await _read_and_judge(receiver, request, headers, peer)
+        finally:
+            receiver.in_flight -= 1
+    response = _response(reply)
+    if not request.content.is_eof():
+        await _send_before_the_rest(receiver, request, response)
+    return response
 
 
 async def expect(receiver: WebhookReceiver, request: web.Request) -> web.StreamResponse | None:
     """Say 100 Continue, unless the head is reason enough to refuse."""
-    reply = receiver.refuse(request.method, request.raw_headers, peer=request.remote or "")
+    reply = receiver.refuse(request.method, RawHeaders(request.raw_headers), peer=request.remote or "")
     if reply is not None:
         # Whether the body still comes is the sender's choice: nobody knows where its next request begins.
-        return await _send(receiver, request, reply, close=True)
+        response = _response(reply)
+        response.force_close()
+        if not request.content.is_eof():
+            await _send_before_the_rest(receiver, request, response)
+        return response
     wanted = request.headers.get(hdrs.EXPECT, "").lower() == "100-continue"
     if wanted and request.version >= aiohttp.HttpVersion11:
         with suppress(ConnectionError):
@@ -52,10 +62,19 @@ async def expect(receiver: WebhookReceiver, request: web.Request) -> web.StreamR
     return None
 
 
-async def _read_and_judge(receiver: WebhookReceiver, request: web.Request, peer: str) -> WebhookReply:
-    body = bytearray()
+async def _read_and_judge(
+    receiver: WebhookReceiver, request: web.Request, headers: RawHeaders, peer: str
+) -> WebhookReply:
+    content, body = request.content, bytearray()
     try:
-        await _read(request, body, most=receiver.max_body, limit=receiver.read_timeout)
+        if content.is_eof():
+            # Nearly every body came together with its head: there is nothing to wait for.
+            body += content.read_nowait()
+        else:
+            await _read(content, body, most=receiver.max_body, limit=receiver.read_timeout)
+        if not body:
+            # A middleware may have read it; aiohttp kept it then.
+            body += await request.read()
     except TimeoutError:
         return receiver.end("too_slow", reason="the body did not come", peer=peer, length=len(body))
     except asyncio.CancelledError:
@@ -69,7 +88,7 @@ async def _read_and_judge(receiver: WebhookReceiver, request: web.Request, peer:
     return await receiver.judge(
         WebhookRequest(
             method=request.method,
-            headers=request.raw_headers,
+            headers=headers,
             body=body,
             query=request.rel_url.raw_query_string,
             peer=peer,
@@ -77,35 +96,34 @@ async def _read_and_judge(receiver: WebhookReceiver, request: web.Request, peer:
     )
 
 
-async def _read(request: web.Request, body: bytearray, *, most: int, limit: float) -> None:
+async def _read(content: aiohttp.StreamReader, body: bytearray, *, most: int, limit: float) -> None:
     """Read the body, or so much of it that it is too large; what was read is there also after an error."""
-    content = request.content
-    if content.is_eof():
-        # Nearly every body came together with its head: there is nothing to wait for.
-        body += content.read_nowait()
-    else:
-        async with asyncio.timeout(limit):
-            while len(body) <= most and (chunk := await content.readany()):
-                body += chunk
-    if not body:
-        # A middleware may have read it; aiohttp kept it then.
-        body += await request.read()
+    async with asyncio.timeout(limit):
+        while len(body) <= most and (chunk := await content.readany()):
+            body += chunk
 
 
-async def _send(
-    receiver: WebhookReceiver, request: web.Request, reply: WebhookReply, *, close: bool = False
-) -> web.Response:
-    response = web.Response(status=reply.status, headers=dict(reply.headers) if reply.headers else None)
-    if close or (hdrs.CONNECTION, "close") in reply.headers:
+def _response(reply: WebhookReply) -> web.Response:
+    if not reply.headers:
+        return web.Response(status=reply.status)
+    response = web.Response(status=reply.status, headers=dict(reply.headers))
+    if (hdrs.CONNECTION, "close") in reply.headers:
         response.force_close()
-    if not request.content.is_eof():
-        # aiohttp would read the rest after this, and log a traceback with a piece of it if it is malformed.
-        with suppress(ConnectionError):
-            await response.prepare(request)
-            await response.write_eof()
-        if not await _rest_is_read(request, receiver.read_timeout):
-            request.protocol.force_close()
     return response
+
+
+async def _send_before_the_rest(
+    receiver: WebhookReceiver, request: web.Request, response: web.Response
+) -> None:
+    """Send the answer while the body may still come.
+
+    aiohttp would read the rest after that, and log a traceback with a piece of it if it is malformed.
+    """
+    with suppress(ConnectionError):
+        await response.prepare(request)
+        await response.write_eof()
+    if not await _rest_is_read(request, receiver.read_timeout):
+        request.protocol.force_close()
 
 
 async def _rest_is_read(request: web.Request, limit: float) -> bool:

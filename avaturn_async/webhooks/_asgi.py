@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from avaturn_async.webhooks.request import WebhookReply, WebhookRequest
+from avaturn_async.webhooks.request import RawHeaders, WebhookReply, WebhookRequest
 
 if TYPE_CHECKING:
     from avaturn_async.webhooks.receiver import WebhookReceiver
@@ -37,13 +37,14 @@ class AsgiApp:
             await send({"type": "websocket.close", "code": 1000})
 
     async def _reply(self, scope: Scope, receive: Receive) -> WebhookReply | None:
-        headers = tuple((bytes(name), bytes(value)) for name, value in scope["headers"])
+        headers = RawHeaders((bytes(name), bytes(value)) for name, value in scope["headers"])
         client = scope.get("client")
         peer = str(client[0]) if client else ""
         refusal = self._receiver.refuse(scope["method"], headers, peer=peer)
         if refusal is not None:
             return refusal
-        with self._receiver.in_flight:
+        self._receiver.in_flight += 1
+        try:
             body = await self._body(receive, peer)
             if body is None or isinstance(body, WebhookReply):
                 return body
@@ -52,6 +53,8 @@ class AsgiApp:
                 method=scope["method"], headers=headers, body=body, query=query, peer=peer
             )
             return await self._receiver.judge(request)
+        finally:
+            self._receiver.in_flight -= 1
 
     async def _body(self, receive: Receive, peer: str) -> bytearray | WebhookReply | None:
         """The body, or the reply to one that is too large or too slow, or None if the sender is gone."""

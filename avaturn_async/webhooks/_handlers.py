@@ -33,7 +33,6 @@ class Handlers:
         self._session = session
         self._unrouted = unrouted
         self._handlers: list[Handler] = []
-        inbox.wake_handlers = self.wake
         self.open()
 
     def open(self) -> None:
@@ -97,6 +96,7 @@ class Handlers:
 
     def _add(self, handler: Handler) -> None:
         self._handlers.append(handler)
+        self._inbox.wake_handlers = self.wake
         if self._inbox.started and _loop_runs():
             self.wake()
 

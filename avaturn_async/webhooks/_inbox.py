@@ -44,6 +44,7 @@ class Inbox:
     def __init__(self, store: EventStore) -> None:
         self._store = store
         self.wake_handlers: Callable[[], None] = _nothing
+        """Called when something appeared; there is nothing to call while there are no handlers."""
         self.closing: bool = False
         """Whether nothing more is taken and nobody may wait; what runs may still use the store."""
         self._closed = False
@@ -87,7 +88,7 @@ class Inbox:
     def refuse(self) -> None:
         """Take nothing more, and have everybody who waits find that out."""
         self.closing = True
-        self._give_hints(None)
+        self._give_hints(self._hints)
 
     async def close(self) -> None:
         """Stop the store. Twice is fine."""
@@ -138,11 +139,11 @@ class Inbox:
             del self._hints[topic]
 
     def _wake(self, topics: Iterable[str] | None) -> None:
-        self._give_hints(topics)
+        self._give_hints(self._hints if topics is None else topics)
         self.wake_handlers()
 
-    def _give_hints(self, topics: Iterable[str] | None) -> None:
-        for topic in self._hints if topics is None else topics:
+    def _give_hints(self, topics: Iterable[str]) -> None:
+        for topic in topics:
             for hint in self._hints.get(topic, ()):
                 if not hint.done():
                     hint.set_result(None)
@@ -246,7 +247,7 @@ def check_event_type(event_type: Any) -> None:
 
 
 def _arrival(event: Event, key: str, body: bytes) -> Arrival:
-    subjects = () if event.avatar_id is None else (f"avatar:{event.avatar_id}",)
+    subjects = () if event.avatar_id is None else ("avatar:" + str(event.avatar_id),)
     named = None if event.session_id is None else str(event.session_id)
     # What a session made is an avatar: that is how its exports and renders find the way back to it.
     binds = subjects if named is not None and isinstance(event, AvatarReady) else ()

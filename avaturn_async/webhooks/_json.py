@@ -11,6 +11,7 @@ from avaturn_async.errors import WebhookPayloadError
 _MOST_DIGITS = 20
 _DEEPEST = 64
 _INFINITE = float("inf")
+_SPACE = " \t\n\r"
 
 
 class _NotStrictError(ValueError):
@@ -27,7 +28,7 @@ def strict_json(body: bytes) -> Any:
     """
     try:
         text = body.removeprefix(codecs.BOM_UTF8).decode()
-        value = _decoder.decode(text)
+        value = _decoded(text.strip(_SPACE))
         if "\\u" in text:
             # Only an escape can smuggle in half a surrogate pair; encoding finds it.
             json.dumps(value, ensure_ascii=False).encode()
@@ -47,6 +48,13 @@ def strict_json(body: bytes) -> Any:
     else:
         return value
     raise WebhookPayloadError(reason)
+
+
+def _decoded(text: str) -> Any:
+    value, end = _decoder.raw_decode(text)
+    if end != len(text):
+        raise _NotStrictError("not JSON")
+    return value
 
 
 def _check_depth(value: Any) -> None:

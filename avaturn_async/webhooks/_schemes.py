@@ -120,7 +120,8 @@ class HmacSha256:
     def _signature(self, begun: hmac.HMAC, body: bytes, timestamp: bytes) -> bytes:
         mac = begun.copy()
         for text, name in self._template:
-            mac.update(text)
+            if text:
+                mac.update(text)
             if name:
                 mac.update(body if name == "body" else timestamp)
         return mac.hexdigest().encode() if self._hex else base64.b64encode(mac.digest())

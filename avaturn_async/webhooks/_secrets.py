@@ -54,8 +54,8 @@ def as_header(name: str) -> bytes:
 
 
 def single(request: WebhookRequest, name: bytes) -> bytes:
-    """The value of a header that must occur once."""
-    values = request.values(name)
+    """The value of a header that must occur once; its name in lower case."""
+    values = request.headers.by_name.get(name, ())
     if len(values) != 1:
         what = "twice" if values else "missing"
         raise WebhookRejected(f"header {name.decode()} {what}")

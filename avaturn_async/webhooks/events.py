@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import Any, TypeVar, cast, get_args, get_type_hints
 from uuid import UUID
 
 import attrs
 from attrs import field, frozen
 
+from avaturn_async._structure import NOT_SENT, read_str, reader
 from avaturn_async.errors import WebhookPayloadError
 from avaturn_async.models import ScanStatus, TaskStatus, uuid_of
 from avaturn_async.webhooks._json import strict_json
 
 __all__ = ["AvatarReady", "Event", "ExportReady", "RenderReady", "UnknownEvent", "event_body", "parse_event"]
+
+T = TypeVar("T")
 
 
 @frozen(kw_only=True)
@@ -125,20 +128,52 @@ def parse_event(body: bytes) -> Event:
     name = raw.get("event")
     if type(name) is not str:
         raise WebhookPayloadError("no event in it")
-    read = _READERS.get(name)
-    problems: list[str] = []
-    event = None if read is None else read(_Fields(raw, problems))
-    if event is not None and not problems:
+    known = _KNOWN.get(name)
+    if known is None:
+        return _unknown(name, raw, problems=())
+    try:
+        event: Event = reader(known)(raw)
+    except (ValueError, KeyError):
+        pass
+    else:
         return event
-    best = _Fields(raw, [])
+    return _unknown(name, raw, problems=_problems(known, raw))
+
+
+def _unknown(name: str, raw: dict[str, Any], *, problems: tuple[str, ...]) -> UnknownEvent:
+    """An event of which only the ids are of interest, so far as they are readable."""
     return UnknownEvent(
         event=name,
-        avatar_id=best.uuid("avatar_id"),
-        user_id=best.text("user_id"),
-        session_id=best.uuid("session_id"),
-        problems=tuple(problems),
+        avatar_id=_readable(uuid_of, raw.get("avatar_id")),
+        user_id=_readable(read_str, raw.get("user_id")),
+        session_id=_readable(uuid_of, raw.get("session_id")),
+        problems=problems,
         raw=raw,
     )
+
+
+def _readable(read: Callable[[Any], T], value: Any) -> T | None:
+    try:
+        return read(value)
+    except ValueError:
+        return None
+
+
+def _problems(cls: Any, raw: dict[str, Any]) -> tuple[str, ...]:
+    """Each place that is not of the documented shape."""
+    problems: list[str] = []
+    types = get_type_hints(cls)
+    for a in attrs.fields(cls):
+        value, kind = raw.get(a.name), types[a.name]
+        if a.name in NOT_SENT:
+            continue
+        if value is not None:
+            if _readable(reader(kind), value) is None:
+                expected = "UUID" if UUID in (kind, *get_args(kind)) else "str"
+                problems.append(f"expected {expected} at $.{a.name}")
+        elif a.default is attrs.NOTHING:
+            problems.append(f"missing $.{a.name}")
+    return tuple(problems)
 
 
 def event_body(event: Event) -> bytes:
@@ -159,94 +194,8 @@ def event_body(event: Event) -> bytes:
     return json.dumps(values, separators=(",", ":")).encode()
 
 
-class _Fields:
-    """The fields of an event, each of the documented type; what is not goes on the list of problems."""
-
-    def __init__(self, raw: dict[str, Any], problems: list[str]) -> None:
-        self.raw = raw
-        self._problems = problems
-
-    def text(self, name: str) -> str | None:
-        """A text, or None if it is absent or null."""
-        value = self.raw.get(name)
-        if value is None or type(value) is str:
-            return value
-        self._problems.append(f"expected str at $.{name}")
-        return None
-
-    def uuid(self, name: str) -> UUID | None:
-        """A UUID in canonical form, or None if it is absent or null."""
-        value = self.raw.get(name)
-        if value is None:
-            return None
-        try:
-            return uuid_of(value)
-        except ValueError:
-            self._problems.append(f"expected UUID at $.{name}")
-        return None
-
-    def needed(self, name: str) -> None:
-        """Complain if a field is absent or null."""
-        if self.raw.get(name) is None:
-            self._problems.append(f"missing $.{name}")
-
-
-def _avatar_ready(fields: _Fields) -> AvatarReady | None:
-    fields.needed("avatar_id")
-    avatar_id, status = fields.uuid("avatar_id"), fields.text("status")
-    user_id, session_id = fields.text("user_id"), fields.uuid("session_id")
-    if avatar_id is None:
-        return None
-    return AvatarReady(
-        avatar_id=avatar_id,
-        user_id=user_id,
-        session_id=session_id,
-        status=None if status is None else ScanStatus(status),
-        raw=fields.raw,
-    )
-
-
-def _export_ready(fields: _Fields) -> ExportReady | None:
-    for name in ("avatar_id", "user_id", "status"):
-        fields.needed(name)
-    avatar_id, user_id, status = fields.uuid("avatar_id"), fields.text("user_id"), fields.text("status")
-    export_url, session_id = fields.text("export_url"), fields.uuid("session_id")
-    if avatar_id is None or user_id is None or status is None:
-        return None
-    return ExportReady(
-        avatar_id=avatar_id,
-        user_id=user_id,
-        status=TaskStatus(status),
-        export_url=export_url,
-        session_id=session_id,
-        raw=fields.raw,
-    )
-
-
-def _render_ready(fields: _Fields) -> RenderReady | None:
-    for name in ("avatar_id", "user_id", "id", "status"):
-        fields.needed(name)
-    avatar_id, user_id, status = fields.uuid("avatar_id"), fields.text("user_id"), fields.text("status")
-    render_id, render_url, session_id = (
-        fields.uuid("id"),
-        fields.text("render_url"),
-        fields.uuid("session_id"),
-    )
-    if avatar_id is None or user_id is None or status is None or render_id is None:
-        return None
-    return RenderReady(
-        avatar_id=avatar_id,
-        user_id=user_id,
-        id=render_id,
-        status=TaskStatus(status),
-        render_url=render_url,
-        session_id=session_id,
-        raw=fields.raw,
-    )
-
-
-_READERS: dict[str, Callable[[_Fields], Event | None]] = {
-    "avatar.ready": _avatar_ready,
-    "export.ready": _export_ready,
-    "render.ready": _render_ready,
+_KNOWN: dict[str, Any] = {
+    "avatar.ready": AvatarReady,
+    "export.ready": ExportReady,
+    "render.ready": RenderReady,
 }

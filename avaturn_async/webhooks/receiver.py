@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
@@ -23,7 +23,7 @@ from avaturn_async.errors import (
 )
 from avaturn_async.webhooks._outcomes import Outcomes
 from avaturn_async.webhooks.events import Event, UnknownEvent, event_body, parse_event
-from avaturn_async.webhooks.request import WebhookReply, WebhookRequest
+from avaturn_async.webhooks.request import RawHeaders, WebhookReply, WebhookRequest
 from avaturn_async.webhooks.verification import Verifier, believes_anybody, check_verifier
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 __all__ = ["WebhookReceiver"]
 
-_Headers = Iterable[tuple[bytes, bytes]]
 _MOST_DIGITS = 18
 # Another method could be anything, and does not get into the log.
 _METHODS = frozenset({"GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"})
@@ -46,19 +45,6 @@ class Confirmation(Protocol):
     async def check(self, event: Event) -> Event | None:
         """The event to believe, or None when it is refuted or about nothing of ours."""
         ...
-
-
-class InFlight:
-    """Counts the requests that are being handled: a context for each of them."""
-
-    def __init__(self) -> None:
-        self.count: int = 0
-
-    def __enter__(self) -> None:
-        self.count += 1
-
-    def __exit__(self, *_: object) -> None:
-        self.count -= 1
 
 
 class WebhookReceiver:
@@ -105,7 +91,8 @@ class WebhookReceiver:
         self._max_in_flight = max_in_flight
         self._verifier = verifier
         self._confirm = confirm
-        self.in_flight: InFlight = InFlight()
+        self.in_flight: int = 0
+        """Requests that are being handled, their bodies being read included; adapters count them."""
         self._outcomes = Outcomes(clock=clock)
 
     @property
@@ -121,22 +108,27 @@ class WebhookReceiver:
         refusal = self.refuse(request.method, request.headers, peer=request.peer, read=len(request.body))
         if refusal is not None:
             return refusal
-        with self.in_flight:
+        self.in_flight += 1
+        try:
             return await self.judge(request)
+        finally:
+            self.in_flight -= 1
 
-    def refuse(self, method: str, headers: _Headers, *, peer: str, read: int = 0) -> WebhookReply | None:
+    def refuse(self, method: str, headers: RawHeaders, *, peer: str, read: int = 0) -> WebhookReply | None:
         """The reply to a request whose body is not worth reading, by its head alone."""
         if method != "POST":
             return self.end("wrong_method", reason=method if method in _METHODS else "unknown", peer=peer)
-        declared, encoded = _head(headers)
-        length = max(declared, read)
+        by_name, length = headers.by_name, read
+        for value in by_name.get(b"content-length", ()):
+            # Past 18 digits int() gets slow, and the number is no length.
+            length = max(length, int(value[:_MOST_DIGITS])) if value.isdigit() else length
         if length > self.max_body:
             return self.end("too_large", reason="declared", peer=peer, length=length)
-        if encoded:
+        if b"content-encoding" in by_name and _is_encoded(by_name[b"content-encoding"]):
             return self.end("encoded", reason="Content-Encoding is not taken", peer=peer, length=length)
         if self.router.closing:
             return self.end("closing", reason="the router is closing", peer=peer, length=length)
-        if self.in_flight.count >= self._max_in_flight:
+        if self.in_flight >= self._max_in_flight:
             return self.end("busy", reason="too many in flight", peer=peer, length=length)
         return None
 
@@ -163,12 +155,12 @@ class WebhookReceiver:
         except Exception as error:  # noqa: BLE001 - a mistake in a verifier or store must not be a 500
             # Its text could hold anything, the body included.
             outcome, reason = "failed", type(error).__name__
-        return self.end(outcome, reason=reason, peer=request.peer, length=len(request.body))
+        return self._outcomes.reply(outcome, reason=reason, peer=request.peer, length=len(request.body))
 
     async def _take(self, request: WebhookRequest) -> tuple[str, str]:
         """How a request ends, and why."""
         id_ = self._verifier.verify(request)
-        if not _is_json(request):
+        if not _is_json(request.headers.by_name.get(b"content-type", ())):
             return "not_json", "content type"
         body = request.body
         event = parse_event(body)
@@ -222,22 +214,13 @@ class WebhookReceiver:
         return AsgiApp(self)
 
 
-def _head(headers: _Headers) -> tuple[int, bool]:
-    """The declared length, 0 if there is none, and whether the body is encoded."""
-    length, encoded = 0, False
-    for name, value in headers:
-        lower = name.lower()
-        if lower == b"content-length" and value.isdigit():
-            # Past 18 digits int() gets slow, and the number is no length.
-            length = max(length, int(value[:_MOST_DIGITS]))
-        elif lower == b"content-encoding":
-            encoded = encoded or value.strip().lower() not in (b"", b"identity")
-    return length, encoded
+def _is_encoded(encodings: Iterable[bytes]) -> bool:
+    """Whether a head says that the body is compressed."""
+    return any(value.strip().lower() not in (b"", b"identity") for value in encodings)
 
 
-def _is_json(request: WebhookRequest) -> bool:
-    """Whether it says that it is JSON, or says nothing."""
-    types = request.values(b"content-type")
+def _is_json(types: Sequence[bytes]) -> bool:
+    """Whether a head says that the body is JSON, or says nothing."""
     if not types:
         return True
     kind = types[0].partition(b";")[0].strip().lower()

@@ -2,23 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Self
 
 from attrs import field, frozen
 
 __all__ = ["WebhookReply", "WebhookRequest"]
 
 
-def _raw_headers(headers: Iterable[tuple[Any, Any]]) -> tuple[tuple[bytes, bytes], ...]:
-    pairs: tuple[Any, ...] = tuple(headers)
-    for pair in pairs:
-        match pair:
-            case (bytes(), bytes()):
-                pass
-            case _:
-                raise TypeError("headers must be pairs of bytes, as they stood on the wire")
-    return pairs
+class RawHeaders(tuple[tuple[bytes, bytes], ...]):  # noqa: SLOT001 - a tuple has no room for slots
+    """Names and values as they stood on the wire, gone through once for all who look for one of them.
+
+    Raises:
+        TypeError: One is not a pair of bytes.
+    """
+
+    by_name: Mapping[bytes, Sequence[bytes]]
+    """The values of each header, by its name in lower case."""
+
+    def __new__(cls, headers: Iterable[tuple[Any, Any]]) -> Self:
+        """Check them, and look at each of them."""
+        pairs = tuple(headers)
+        by_name: dict[bytes, list[bytes]] = {}
+        try:
+            for name, value in pairs:
+                if not isinstance(name, bytes) or not isinstance(value, bytes):
+                    raise TypeError  # noqa: TRY301 - as a pair that is none does
+                by_name.setdefault(name.lower(), []).append(value)
+        except (TypeError, ValueError):
+            raise TypeError("headers must be pairs of bytes, as they stood on the wire") from None
+        made = super().__new__(cls, pairs)
+        made.by_name = by_name
+        return made
+
+
+def _raw_headers(headers: Iterable[tuple[Any, Any]]) -> RawHeaders:
+    return headers if isinstance(headers, RawHeaders) else RawHeaders(headers)
 
 
 def _raw_body(body: Any) -> bytes:
@@ -47,7 +66,7 @@ class WebhookRequest:
 
     method: str
     """HTTP method."""
-    headers: tuple[tuple[bytes, bytes], ...] = field(converter=_raw_headers, repr=False)
+    headers: RawHeaders = field(converter=_raw_headers, repr=False)
     """Names and values, undecoded, in order; a name may occur twice."""
     body: bytes = field(converter=_raw_body, repr=False)
     """The whole body."""
@@ -58,8 +77,7 @@ class WebhookRequest:
 
     def values(self, name: bytes) -> list[bytes]:
         """All values of a header, whatever the case of its name."""
-        wanted = name.lower()
-        return [value for key, value in self.headers if key.lower() == wanted]
+        return list(self.headers.by_name.get(name.lower(), ()))
 
 
 @frozen(kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Generic, TypeVar
@@ -42,6 +43,49 @@ class Late:
     event: Kept
 
 
+Row = Kept | Late
+
+
+class Topics:
+    """The rows under each topic, in the order in which they appeared there.
+
+    Most topics have one row, which stands there without a list around it: of 100,000 lists the garbage
+    collector would have more work than the store.
+    """
+
+    def __init__(self) -> None:
+        self._rows: dict[str, Row | list[Row]] = {}
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def add(self, topic: str, row: Row) -> None:
+        """Have a row appear under a topic."""
+        there = self._rows.get(topic)
+        if there is None:
+            self._rows[topic] = row
+        elif isinstance(there, list):
+            there.append(row)
+        else:
+            self._rows[topic] = [there, row]
+
+    def under(self, topic: str) -> Sequence[Row]:
+        """The rows under a topic."""
+        there = self._rows.get(topic)
+        if there is None:
+            return ()
+        return there if isinstance(there, list) else (there,)
+
+    def remove(self, topic: str, event: Kept) -> None:
+        """Have an event disappear from a topic."""
+        there = self._rows[topic]
+        if isinstance(there, list) and len(there) > 1:
+            # Events end in the order of their arrival, so that it is nearly always the first.
+            del there[next(i for i, row in enumerate(there) if row.event is event)]
+        else:
+            del self._rows[topic]
+
+
 class Lasting(Generic[V]):
     """Values that are gone a fixed time after they were put there for the last time."""
 
@@ -62,6 +106,10 @@ class Lasting(Generic[V]):
         """The value, unless its time is over."""
         row = self._rows.get(key)
         return row[1] if row is not None and row[0] > now else None
+
+    def first_end(self) -> float:
+        """When the first of them is over; never, if there is none."""
+        return next(iter(self._rows.values()))[0] if self._rows else math.inf
 
     def drop_expired(self, limit: int, now: float) -> int:
         """Drop at most ``limit`` of what is over; how many there were."""

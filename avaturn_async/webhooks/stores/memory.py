@@ -10,7 +10,7 @@ from operator import attrgetter
 
 from avaturn_async.errors import StoreFullError
 from avaturn_async.webhooks.stores import Arrival, SessionRecord, StoredEvent, Wake
-from avaturn_async.webhooks.stores._tables import Claims, Kept, Lasting, Late
+from avaturn_async.webhooks.stores._tables import Claims, Kept, Lasting, Late, Row, Topics
 
 # What is past its time is dropped in slices, so that no access waits for a long clean-up.
 _SLICE = 100
@@ -58,9 +58,11 @@ class MemoryStore:
         self._oldest = 1
         self._events: dict[int, Kept] = {}
         self._bytes = 0
+        # Nothing ends before that.
+        self._quiet_until = float("-inf")
         self._keys: dict[str, Kept] = {}
         # A subject, or the bare id of a session: what is under it, in the order in which it appeared there.
-        self._topics: dict[str, list[Kept | Late]] = {}
+        self._topics = Topics()
         self._groups: dict[str, Claims] = {}
         self._listeners: dict[object, Wake] = {}
 
@@ -95,7 +97,7 @@ class MemoryStore:
             StoreFullError: ``max_events`` or ``max_bytes`` is reached.
         """
         now = self._clock()
-        self._drop_expired(_SLICE, now)
+        self._tidy(now)
         twin = self._keys.get(arrival.key)
         if twin is not None:
             if twin.expires > now:
@@ -118,17 +120,17 @@ class MemoryStore:
 
     async def read(self, topic: str, *, after: int = 0) -> Sequence[StoredEvent]:
         """The events under a topic that appeared behind a cursor, or the oldest hundred of them."""
-        rows = self._topics.get(topic.removeprefix("session:"))
-        if rows is None:
-            return ()
+        rows = self._topics.under(topic.removeprefix("session:"))
         now = self._clock()
-        behind = islice(rows, bisect_right(rows, after, key=_cursor), None)
+        first = bisect_right(rows, after, key=_cursor) if after else 0
+        behind = islice(rows, first, None)
         return tuple(islice((_stored(row) for row in behind if row.event.expires > now), _MOST_READ))
 
     async def bind(self, subject: str, session_id: str) -> None:
         """Bring the events of a subject to a session from now on, and those that have none yet."""
         now = self._clock()
-        self._drop_expired(_SLICE, now)
+        self._tidy(now)
+        self._renew(session_id, now)
         self._bind(subject, session_id, now)
         self._wake((f"session:{session_id}",))
 
@@ -139,7 +141,7 @@ class MemoryStore:
     async def save_session(self, record: SessionRecord, *, binds: Sequence[str] = ()) -> None:
         """Remember who opened a session, and bind subjects to it."""
         now = self._clock()
-        self._drop_expired(_SLICE, now)
+        self._tidy(now)
         self._sessions.put(record.id, record, now)
         for subject in binds:
             self._bind(subject, record.id, now)
@@ -202,7 +204,7 @@ class MemoryStore:
         self._events[event.cursor] = self._keys[event.key] = event
         self._bytes += len(event.body)
         for subject in event.subjects:
-            self._appear(subject, event)
+            self._topics.add(subject, event)
         if arrival.session_id is not None:
             self._lead(event, arrival.session_id, _NAMED, now)
             return event
@@ -220,14 +222,14 @@ class MemoryStore:
         # The id is kept once for all who mention it: with 100,000 sessions that counts.
         event.session_id = record.id if record is not None else session_id
         event.rank = rank
-        self._appear(event.session_id, event)
+        self._topics.add(event.session_id, event)
 
     def _bind(self, subject: str, session_id: str, now: float) -> None:
         # While a subject is bound, its events are routed as they come: none can be waiting for it.
-        waiting = () if self._bindings.get(subject, now) else self._topics.get(subject, ())
+        waiting = () if self._bindings.get(subject, now) else self._topics.under(subject)
         self._bindings.put(subject, session_id, now)
-        self._renew(session_id, now)
-        for event in (row.event for row in waiting):
+        for row in waiting:
+            event = row.event
             rank = event.subjects.index(subject)
             if rank < event.rank and event.expires > now:
                 event.rank = rank
@@ -241,20 +243,13 @@ class MemoryStore:
             event.session_id = session_id
         event.later += (session_id,)
         self._number += 1
-        self._appear(session_id, Late(self._number, event))
+        self._topics.add(session_id, Late(self._number, event))
 
     def _renew(self, session_id: str, now: float) -> SessionRecord | None:
         record = self._sessions.get(session_id, now)
         if record is not None:
             self._sessions.put(session_id, record, now)
         return record
-
-    def _appear(self, topic: str, row: Kept | Late) -> None:
-        rows = self._topics.get(topic)
-        if rows is None:
-            self._topics[topic] = [row]
-        else:
-            rows.append(row)
 
     def _first(self) -> Kept | None:
         """The oldest event kept."""
@@ -274,40 +269,40 @@ class MemoryStore:
                 raise StoreFullError(f"the store holds {held}: no room for {size} bytes more")
             self._drop(oldest)
 
+    def _tidy(self, now: float) -> None:
+        if now >= self._quiet_until:
+            self._drop_expired(_SLICE, now)
+
     def _drop_expired(self, limit: int, now: float) -> int:
-        gone = 0
-        while gone < limit and (event := self._first()) is not None and event.expires <= now:
-            self._drop(event)
-            gone += 1
+        gone, first = 0, self._first()
+        while gone < limit and first is not None and first.expires <= now:
+            self._drop(first)
+            gone, first = gone + 1, self._first()
         gone += self._sessions.drop_expired(limit - gone, now)
-        return gone + self._bindings.drop_expired(limit - gone, now)
+        gone += self._bindings.drop_expired(limit - gone, now)
+        if gone < limit:
+            end = now + self._ttl if first is None else first.expires
+            self._quiet_until = min(end, self._sessions.first_end(), self._bindings.first_end())
+        return gone
 
     def _drop(self, event: Kept) -> None:
         del self._events[event.cursor]
         del self._keys[event.key]
         self._bytes -= len(event.body)
         for topic in event.subjects:
-            self._disappear(topic, event)
+            self._topics.remove(topic, event)
         if event.session_id is not None and event.session_id not in event.later:
-            self._disappear(event.session_id, event)
+            self._topics.remove(event.session_id, event)
         for topic in event.later:
-            self._disappear(topic, event)
+            self._topics.remove(topic, event)
         for claims in self._groups.values():
             claims.forget(event.cursor)
-
-    def _disappear(self, topic: str, event: Kept) -> None:
-        rows = self._topics[topic]
-        if len(rows) == 1:
-            del self._topics[topic]
-        else:
-            # Events end in the order of their arrival, so that it is nearly always the first.
-            del rows[next(i for i, row in enumerate(rows) if row.event is event)]
 
     def _wake(self, topics: Sequence[str]) -> None:
         for wake in tuple(self._listeners.values()):
             wake(topics)
 
 
-def _stored(row: Kept | Late) -> StoredEvent:
+def _stored(row: Row) -> StoredEvent:
     event = row.event
     return StoredEvent(position=event.cursor, cursor=row.cursor, body=event.body, session_id=event.session_id)
