@@ -176,6 +176,7 @@ def test_a_form_gives_back_the_bytes_that_were_put_in(content: bytes) -> None:
     content_type="multipart/form-data; boundary=x", body=b"--x\r\n--x\r\nContent-Disposition: ;\r\n\r\n--x--"
 )
 @example(content_type="application/json", body=b"\xff")
+@example(content_type="multipart/form-data; boundary=\udcff", body=b"--x--")
 def test_no_body_whatever_is_too_much_for_the_fake(content_type: str, body: bytes) -> None:
     parse_body(content_type, body)
 
@@ -253,7 +254,14 @@ async def test_a_part_of_a_file_can_be_asked_for(
         assert response.headers["Content-Range"] == f"bytes {start}-{stop - 1}/{len(whole)}"
 
 
-@pytest.mark.parametrize("headers", [{"If-Range": '"other"', "Range": "bytes=5-9"}, {"Range": "bytes=-"}])
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"If-Range": '"other"', "Range": "bytes=5-9"},
+        {"Range": "bytes=-"},
+        {"Range": "bytes=" + "1" * 5_000 + "-"},
+    ],
+)
 async def test_a_changed_file_or_a_range_that_is_none_gives_the_whole(
     http: aiohttp.ClientSession, export_url: str, headers: dict[str, str]
 ) -> None:

@@ -345,3 +345,42 @@ def test_importing_the_fake_imports_no_test_framework() -> None:
         "import sys, avaturn_async.testing; sys.exit(bool({'pytest', 'pytest_asyncio'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body"),
+    [
+        ("application/json", b'{"skin_tone_correction": 1' + b"0" * 400 + b"}"),
+        ("application/json", b'{"bone_scale": {"head": NaN}}'),
+        ("application/json", b"[" * 100_000),
+        ("application/json", b"null"),
+        ("multipart/form-datas; boundary=x", b"--x--"),
+        ("", b"{}"),
+    ],
+)
+async def test_a_hostile_body_is_refused_as_one_that_does_not_fit(
+    fake: FakeAvaturn, client: AvaturnClient, user: User, content_type: str, body: bytes
+) -> None:
+    avatar_id = await _finished(fake, client, user)
+    upload_url = (await client.new_avatar(user.id)).upload_url
+    customization_url = f"{fake.url}/api/v1/avatars/{avatar_id}/customization"
+    headers = {"Authorization": "Bearer token", "Content-Type": content_type}
+    async with aiohttp.ClientSession(skip_auto_headers=["Content-Type"]) as http:
+        for method, url in (("PUT", customization_url), ("POST", upload_url)):
+            async with http.request(method, url, data=body, headers=headers) as response:
+                assert response.status == 422
+
+
+@pytest.mark.parametrize("scene", ["", "a b", "a\n", "a/b?"])
+async def test_a_scene_is_one_as_a_whole(
+    fake: FakeAvaturn, client: AvaturnClient, user: User, scene: str
+) -> None:
+    avatar_id = await _finished(fake, client, user)
+    query = {"avatar_id": str(avatar_id), "scene": scene}
+    headers = {"Authorization": "Bearer token"}
+    async with (
+        aiohttp.ClientSession(fake.url, headers=headers) as http,
+        http.post("/api/v1/renders/new", params=query) as response,
+    ):
+        assert response.status == 422
+        assert [problem["loc"] for problem in (await response.json())["detail"]] == [["query", "scene"]]

@@ -5,8 +5,8 @@ A check takes a value and the place where it stood, and yields what is wrong wit
 
 from __future__ import annotations
 
-import math
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
@@ -28,13 +28,13 @@ def problem(place: Place, message: str, kind: str) -> Problem:
     return {"type": kind, "loc": list(place), "msg": message}
 
 
-def text(pattern: str = "") -> Check:
-    """Text, that matches a pattern if one is given."""
+def text(pattern: str | None = None) -> Check:
+    """Text, which as a whole matches a pattern if one is given."""
 
     def check(value: Any, place: Place) -> Iterator[Problem]:
         if not isinstance(value, str):
             yield problem(place, "Input should be a valid string", "string_type")
-        elif not re.search(pattern, value):
+        elif pattern is not None and not re.fullmatch(pattern, value):
             yield problem(place, f"String should match pattern '{pattern}'", "string_pattern_mismatch")
 
     return check
@@ -50,7 +50,9 @@ def uuid(value: Any, place: Place) -> Iterator[Problem]:
 
 def number(value: Any, place: Place) -> Iterator[Problem]:
     """A finite number."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    # An int may be too large for a float: then it is not finite either. NaN is not less than anything.
+    finite = isinstance(value, int | float) and abs(value) <= sys.float_info.max
+    if isinstance(value, bool) or not finite:
         yield problem(place, "Input should be a valid number", "float_type")
 
 

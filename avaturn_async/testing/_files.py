@@ -10,13 +10,13 @@ from typing import cast
 from attrs import frozen
 
 from avaturn_async.testing._checks import problem
-from avaturn_async.testing._requests import FormFile, RecordedRequest, Refused, Reply, as_json
+from avaturn_async.testing._requests import FormFile, RecordedRequest, Refused, Reply, as_json, media_type
 from avaturn_async.testing._tasks import Tasks
 from avaturn_async.testing._world import TemporaryFile, World
 
 _PHOTOS = ("image-frontal", "image-side-1", "image-side-2")
 _CHOICES = {"body-type": ("male", "female"), "telephoto": ("true", "false")}
-_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+_RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")  # int() refuses thousands of digits
 
 
 @frozen(kw_only=True)
@@ -49,7 +49,7 @@ class Files:
 
 def check_form(request: RecordedRequest) -> dict[str, str | FormFile]:
     """The fields of the photo form; refused if they do not fit."""
-    if not request.headers.get("Content-Type", "").startswith("multipart/form-data"):
+    if media_type(request.headers.get("Content-Type", "")) != "multipart/form-data":
         raise Refused(422, [problem(("body",), "Input should be a multipart form", "missing")])
     form = cast("dict[str, str | FormFile]", request.parsed)
     needed = (*_PHOTOS, "body-type")

@@ -74,9 +74,14 @@ def as_json(value: Any, *, status: int = 200, then: Job | None = None) -> Reply:
     return Reply(status=status, body=json.dumps(value, separators=(",", ":")).encode(), then=then)
 
 
+def media_type(content_type: str) -> str:
+    """A Content-Type without its parameters, in lower case."""
+    return content_type.partition(";")[0].strip().lower()
+
+
 def parse_body(content_type: str, body: bytes) -> Any:
     """What a body says, as far as its content type tells how to read it; None otherwise."""
-    kind = content_type.partition(";")[0].strip().lower()
+    kind = media_type(content_type)
     if kind == "application/json" or kind.endswith("+json"):
         try:
             return json.loads(body)
@@ -88,10 +93,12 @@ def parse_body(content_type: str, body: bytes) -> Any:
 def _parse_form(content_type: str, body: bytes) -> dict[str, str | FormFile]:
     """The fields of a form; https://www.rfc-editor.org/rfc/rfc7578."""
     headers = BytesHeaderParser(policy=HTTP)
-    boundary = headers.parsebytes(b"Content-Type: " + content_type.encode()).get_param("boundary", "")
+    # aiohttp gives bytes of a header that are no UTF-8 as surrogates, which cannot be encoded.
+    content_type_line = b"Content-Type: " + content_type.encode(errors="replace")
+    boundary = headers.parsebytes(content_type_line).get_param("boundary", "")
     form: dict[str, str | FormFile] = {}
     # What stands before the first delimiter and behind the last one is no part.
-    for part in (b"\r\n" + body).split(b"\r\n--" + str(boundary).encode())[1:-1]:
+    for part in (b"\r\n" + body).split(b"\r\n--" + str(boundary).encode(errors="replace"))[1:-1]:
         head, _, content = part.partition(b"\r\n\r\n")
         parsed = headers.parsebytes(head.lstrip(b"\r\n"))
         name = parsed.get_param("name", "", header="content-disposition")
