@@ -52,7 +52,7 @@ async def _new_user(http: aiohttp.ClientSession) -> tuple[int, bytes]:
 async def test_a_fault_strikes_the_requests_that_it_was_asked_for(
     fake: FakeAvaturn, http: aiohttp.ClientSession
 ) -> None:
-    failing = fake.fail(Fault.bad_gateway(), path="/api/v1/users/*", method="POST", times=2)
+    failing = fake.fail(Fault.bad_gateway(), path="/api/v1/users/*", method="post", times=2)
     async with http.get("/api/v1/users/x/avatars") as response:
         assert response.status == 404
     async with http.post("/api/v1/avatars/new") as response:
@@ -306,6 +306,8 @@ async def test_a_webhook_fault_can_be_meant_for_one_kind_of_event(
         await client.render_user_avatar(avatar_id)
     await fake.settle()
     assert [event for event, _ in receiver.taken] == ["avatar.ready", "render.ready"]
+    with pytest.raises(ValueError, match="event must be"):
+        fake.fail_webhooks(WebhookFault.drop(), event="avatar_ready")
 
 
 @pytest.mark.parametrize(

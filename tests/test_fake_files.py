@@ -214,6 +214,7 @@ async def test_a_temporary_url_gives_the_file_until_it_expires(
         content = await response.read()
         assert response.status == 200
         assert response.headers["Content-Type"] == "model/gltf-binary"
+        assert response.headers["Access-Control-Allow-Origin"] == "*"
         assert int(response.headers["Content-Length"]) == len(content)
         assert content.startswith(b"glTF")
     async with http.head(export_url) as response:

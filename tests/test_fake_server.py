@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from typing import Any
 from uuid import UUID, uuid4
 
 import aiohttp
@@ -384,3 +386,75 @@ async def test_a_scene_is_one_as_a_whole(
     ):
         assert response.status == 422
         assert [problem["loc"] for problem in (await response.json())["detail"]] == [["query", "scene"]]
+
+
+@pytest.mark.parametrize(
+    "customization",
+    [
+        {"body": 5},
+        {"assets": {"clothing": "suit"}},
+        {"assets": {"clothing": {"id": "suit"}}},
+        {"assets": {"clothing": {"id": str(_ASSET["boots"])}}},
+        {"assets": {"clothing": {"id": str(_ASSET["withdrawn_jacket"])}}},
+        Customization(body="body_1"),
+    ],
+)
+async def test_a_person_can_choose_only_what_the_api_would_take(
+    fake: FakeAvaturn, client: AvaturnClient, user: User, customization: Any
+) -> None:
+    session = await client.new_session(user.id)
+    with pytest.raises(ValueError, match=r"^customization: "):
+        await fake.finish_session(session.id, customization=customization)
+    assert await client.list_user_avatars(user.id, include_not_ready=True) == ()
+
+
+async def test_what_was_chosen_is_a_copy_and_may_hold_uuids(
+    fake: FakeAvaturn, client: AvaturnClient, user: User
+) -> None:
+    session = await client.new_session(user.id)
+    chosen: dict[str, Any] = {"assets": {"clothing": {"id": _ASSET["suit"]}}, "body": "body_1"}
+    avatar_id = await fake.finish_session(session.id, customization=chosen)
+    chosen["body"] = "body_2"
+    assert await client.get_customization(avatar_id) == Customization(
+        assets=AssetSlots(clothing=AssetSlot(id=_ASSET["suit"])), body="body_1"
+    )
+
+
+async def test_a_session_whose_avatar_was_deleted_says_so(
+    fake: FakeAvaturn, client: AvaturnClient, user: User
+) -> None:
+    avatar_id = await _finished(fake, client, user)
+    session = await client.new_session(user.id, EditExisting(avatar_id=avatar_id))
+    await client.delete_user_avatar(user.id, avatar_id)
+    with pytest.raises(LookupError, match=rf"avatar {avatar_id} was deleted"):
+        await fake.finish_session(session.id)
+    with pytest.raises(LookupError, match=rf"no session {avatar_id}"):
+        await fake.finish_session(avatar_id)
+
+
+async def test_an_avatar_that_is_being_made_is_not_made_twice(
+    fake: FakeAvaturn, client: AvaturnClient, user: User
+) -> None:
+    fake.fail_tasks("avatar")
+    session = await client.new_session(user.id, Create())
+    await fake.finish_session(session.id, wait=False)
+    await fake.finish_session(session.id)
+    await fake.settle()
+    assert [event["status"] for event in fake.events] == ["failed", "failed"]
+    await fake.finish_session(session.id)
+    assert fake.events[-1]["status"] == "ready"
+
+
+def _has_ipv6() -> bool:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(not _has_ipv6(), reason="this machine has no IPv6")
+async def test_an_ipv6_address_makes_a_url_that_can_be_used() -> None:
+    async with FakeAvaturn(host="::1") as fake, AvaturnClient("token", base_url=fake.url) as client:
+        await client.create_user()
+    assert fake.url.startswith("http://[::1]:")

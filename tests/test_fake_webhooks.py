@@ -155,3 +155,13 @@ async def test_a_mistake_in_the_signer_is_not_swallowed(receiver: Receiver) -> N
     async with FakeAvaturn(receiver.url, Broken()) as fake:
         with pytest.raises(ZeroDivisionError):
             await _finish(fake)
+
+
+@pytest.mark.parametrize("url", ["", "127.0.0.1:8080/hook", "/hook", "ftp://127.0.0.1/hook?secret=x"])
+def test_what_is_no_web_address_is_refused_before_a_webhook_gets_lost(url: str) -> None:
+    with pytest.raises(ValueError, match="webhook_url must be") as refused:
+        FakeAvaturn(url)
+    assert "secret" not in str(refused.value)
+    fake = FakeAvaturn("http://127.0.0.1:8080/hook")
+    with pytest.raises(ValueError, match="webhook_url must be"):
+        fake.webhook_url = url

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from functools import partial
 from typing import Any
-from uuid import UUID
 
 from attrs import frozen
 
@@ -107,7 +106,7 @@ class Api:
         """PUT /api/v1/avatars/{id}/customization. That it replaces the whole is an assumption."""
         customization = checks.check_body(request, CUSTOMIZATION)
         avatar = self._avatar(avatar_id)
-        check_assets(customization.get("assets", {}))
+        check_assets(customization)
         self.world.customize(avatar, customization)
         return Reply(status=202)
 
@@ -153,7 +152,7 @@ class Api:
     def _avatar(self, avatar_id: str) -> FakeAvatar:
         """404 for an avatar that there is not: an assumption."""
         checks.check_value(checks.uuid, avatar_id, ("path", "avatar_id"))
-        avatar = self.world.avatars.get(UUID(avatar_id))
+        avatar = self.world.find_avatar(avatar_id)
         if avatar is None:
             raise Refused(404, "Avatar not found")
         return avatar
@@ -174,8 +173,15 @@ def _customization(avatar: FakeAvatar) -> dict[str, Any]:
     return avatar.customization
 
 
-def check_assets(assets: dict[str, Any]) -> None:
+def check_customization(value: Any) -> None:
+    """Refuse what set_customization would refuse: a wrong shape (422), or as ``check_assets``."""
+    checks.check_value(CUSTOMIZATION, value, ())
+    check_assets(value)
+
+
+def check_assets(customization: dict[str, Any]) -> None:
     """Refuse assets that are in a wrong slot (409) or gone (410); keys that are no slot are left alone."""
+    assets = customization.get("assets", {})
     known = {str(a.id): a for a in ASSETS}
     worn = {slot: str(assets[slot]["id"]).lower() for slot in SLOTS if slot in assets}
     gone = [asset_id for asset_id in worn.values() if asset_id not in known or known[asset_id].gone]

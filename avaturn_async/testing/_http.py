@@ -11,13 +11,12 @@ from typing import cast
 
 from aiohttp import web
 from attrs import define, field
+from yarl import URL
 
 from avaturn_async.testing._background import Background
 from avaturn_async.testing._faults import Fault, Faults
 from avaturn_async.testing._requests import Job, RecordedRequest, Refused, Reply, parse_body
 from avaturn_async.testing._routes import Route, find_route
-
-_LARGEST_BODY = 256 * 1024 * 1024
 
 
 @define(kw_only=True)
@@ -36,12 +35,12 @@ class Http:
 
     async def start(self, host: str, port: int) -> str:
         """Listen; the URL where."""
-        app = web.Application(client_max_size=_LARGEST_BODY)
+        app = web.Application()
         app.router.add_route("*", "/{path:.*}", self._handle)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
         await self._runner.setup()
         await web.TCPSite(self._runner, host, port).start()
-        return f"http://{host}:{self._runner.addresses[0][1]}"
+        return str(URL.build(scheme="http", host=host, port=self._runner.addresses[0][1]))
 
     async def close(self) -> None:
         """Stop listening, end what stalls, and close all connections."""

@@ -90,7 +90,7 @@ class Page:
             raise Refused(409, f"Avatar is {avatar.status}")
         session = self._session(request, session_id)
         customization = body["customization"]
-        check_assets(customization.get("assets", {}))
+        check_assets(customization)
         self.world.customize(avatar, customization)
         session.avatar_id, avatar.session_id = avatar.id, session.id
         content = self.tasks.glb or make_glb(str(avatar.id), customization)

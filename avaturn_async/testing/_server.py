@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import random
 import time
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 from uuid import UUID
 
 from avaturn_async.models import as_uuid
-from avaturn_async.testing._api import Api, check_assets
+from avaturn_async.testing._api import Api, check_customization
 from avaturn_async.testing._background import Background
 from avaturn_async.testing._faults import NO_RETRIES, Failing, Fault, WebhookFault
 from avaturn_async.testing._files import Files
@@ -53,6 +54,9 @@ class FakeAvaturn:
             ``NO_RETRIES``, ``SLACK_LIKE``, ``SVIX_LIKE``, or your own.
         host: The address to listen on.
         port: The port to listen on; by default a free one.
+
+    Raises:
+        ValueError: The webhook_url is not a URL with http or https, now or when it is set.
     """
 
     def __init__(
@@ -175,7 +179,8 @@ class FakeAvaturn:
 
         Args:
             session_id: The session.
-            customization: What the person chooses, as JSON values; by default what was, or the defaults.
+            customization: What the person chooses, as JSON values (ids may be UUIDs); by default what was, or
+                the defaults.
             wait: Return when the avatar is processed and avatar.ready was answered, not at once.
 
         Returns:
@@ -183,12 +188,16 @@ class FakeAvaturn:
 
         Raises:
             LookupError: There is no such session, or the avatar that it is about was deleted.
-            ValueError: The customization does not fit.
+            ValueError: The customization does not fit, or the id is none.
         """
-        session = self._world.sessions[as_uuid(session_id)]
+        session = self._world.sessions.get(as_uuid(session_id))
+        if session is None:
+            raise LookupError(f"there is no session {session_id}")
         if customization is not None:
+            # A copy, so that what the caller does to theirs later does not change the avatar.
+            customization = json.loads(json.dumps(customization, default=str))
             try:
-                check_assets(customization.get("assets", {}))
+                check_customization(customization)
             except Refused as refused:
                 raise ValueError(f"customization: {refused.args[1]}") from None
         avatar = self._world.enter(session)
@@ -200,7 +209,7 @@ class FakeAvaturn:
         return avatar.id
 
     def expire_urls(self) -> None:
-        """Let every temporary URL that was given out expire now."""
+        """Let every URL of an export or a render that was given out expire now."""
         for file in self._world.files.values():
             file.expires_at = -math.inf
 
@@ -219,6 +228,7 @@ class FakeAvaturn:
         Returns:
             The plan, which says how often the fault has struck and can be stopped.
         """
+        method = method.upper() if method else None
         return self._http.faults.add(fault, method=method, path=path, times=times)
 
     def release(self) -> None:
@@ -232,7 +242,12 @@ class FakeAvaturn:
             fault: What.
             event: Only with this event, such as ``export.ready``.
             times: How many of them.
+
+        Raises:
+            ValueError: There is no such event.
         """
+        if event not in {None, "avatar.ready", "export.ready", "render.ready"}:
+            raise ValueError(f"event must be avatar.ready, export.ready or render.ready, not {event!r}")
         self._webhooks.faults += [(fault, event)] * times
 
     async def resend(self, *, everything: bool = False) -> None:

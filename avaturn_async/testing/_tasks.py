@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -38,10 +39,16 @@ class Tasks:
         await self.announce(avatar, session_id)
 
     async def make_avatar(self, avatar: FakeAvatar) -> None:
-        """Make an avatar of photos."""
+        """Make an avatar of photos; if that goes on already, wait for its end."""
+        if avatar.made is not None:
+            await avatar.made.wait()
+            return
+        avatar.made = asyncio.Event()
         avatar.status = "processing"
         ready = await self._work("avatar")
         avatar.status = "ready" if ready else "failed"
+        avatar.made.set()
+        avatar.made = None
 
     async def announce(self, avatar: FakeAvatar, session_id: UUID | None) -> None:
         """Send avatar.ready, which says failed too."""

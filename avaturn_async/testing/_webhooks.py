@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import aiohttp
 from attrs import define, field, frozen
+from yarl import URL
 
 from avaturn_async.testing._background import Background
 from avaturn_async.testing._faults import WebhookFault
@@ -55,11 +56,17 @@ class _Message:
     accepted: bool = False
 
 
+def _check_url(_: Any, __: Any, url: str | None) -> None:
+    """Else every delivery would fail without a word. The message does not repeat it: it may hold a secret."""
+    if url is not None and (URL(url).scheme not in {"http", "https"} or not URL(url).host):
+        raise ValueError("webhook_url must be a URL such as http://127.0.0.1:8080/webhook")
+
+
 @define(kw_only=True)
 class Webhooks:
     """Sends webhooks to the registered URL, if there is one."""
 
-    url: str | None = field(repr=False)
+    url: str | None = field(repr=False, validator=_check_url)
     signer: Signer | None
     timeout: float
     retries: Sequence[float]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from base64 import b32encode
 from collections.abc import Callable, Mapping
@@ -32,6 +33,8 @@ class FakeAvatar:
     """The credential in its upload URL, if it is made by direct upload."""
     photos: Mapping[str, Any] | None = field(default=None, repr=False)
     """The form that was uploaded."""
+    made: asyncio.Event | None = field(default=None, repr=False)
+    """Set when it is made, or failed, if that goes on just now."""
 
 
 @define(kw_only=True)
@@ -148,11 +151,12 @@ class World:
         Raises:
             LookupError: The avatar that it is about was deleted.
         """
-        if session.avatar_id is not None:
-            return self.avatars[session.avatar_id]
         kind = session.config["type"]
-        if kind == "edit_existing":
-            return self.avatars[UUID(session.config["avatar_id"])]
+        about = UUID(session.config["avatar_id"]) if kind == "edit_existing" else session.avatar_id
+        if about is not None:
+            if about not in self.avatars:
+                raise LookupError(f"avatar {about} was deleted")
+            return self.avatars[about]
         usable = [a for a in self.avatars_of(session.user_id) if a.status in {"processing", "ready"}]
         return usable[-1] if usable and kind == "create_or_edit_existing" else None
 
