@@ -450,6 +450,21 @@ def test_a_jpeg_shows_any_cells_as_they_are(seed: int) -> None:
         assert abs(y + 128 + 1.772 * cb - blue) < 2
 
 
-def test_scenes_look_different() -> None:
-    scenes = ("common/preview", "common/city_full_body", "common/forest_full_body", "mine/own")
-    assert len({make_image("jpg", scene) for scene in scenes}) > 1
+_SCENES = (
+    "common/preview",
+    "common/city_full_body",
+    "common/forest_full_body",
+    "common/futuristic_fantasy_full_body",
+    "common/forest_half_body",
+    "common/transparent_half_body",
+    "common/transparent_full_body",
+)
+
+
+def test_every_public_scene_looks_different() -> None:
+    assert len({make_image("png", scene) for scene in _SCENES}) == len(_SCENES)
+
+
+@pytest.mark.parametrize("scene", [*_SCENES, "mine/own"])
+def test_a_jpeg_of_every_scene_can_be_read(scene: str) -> None:
+    assert _jpeg_levels(make_image("jpg", scene))

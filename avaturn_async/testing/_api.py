@@ -11,24 +11,28 @@ from typing import Any
 from attrs import frozen
 
 from avaturn_async.testing import _checks as checks
-from avaturn_async.testing._catalogue import ASSETS, SLOTS
+from avaturn_async.testing._catalogue import ASSETS
 from avaturn_async.testing._requests import RecordedRequest, Refused, Reply, as_json
 from avaturn_async.testing._tasks import Tasks
 from avaturn_async.testing._world import FakeAvatar, FakeExport, World
 
-_SLOT = checks.fields(required={"id": checks.uuid}, optional={})
+
+def _slot(color: str | None = None) -> checks.Check:
+    """An asset, with a color of this pattern in the slots that have one."""
+    colors = {} if color is None else {"color": checks.nullable(checks.text(color))}
+    return checks.fields(required={"id": checks.uuid}, optional=colors)
 
 
-def _colored_slot(digits: int) -> checks.Check:
-    color = checks.nullable(checks.text(f"^#[0-9a-fA-F]{{{digits}}}$"))
-    return checks.fields(required={"id": checks.uuid}, optional={"color": color})
-
-
-_SLOT_CHECKS = dict(zip(SLOTS, (_SLOT, _colored_slot(6), _colored_slot(8), _SLOT), strict=True))
+_SLOTS = {
+    "clothing": _slot(),
+    "hair_and_headwear": _slot("^#[0-9a-fA-F]{6}$"),
+    "eyewear": _slot("^#[0-9a-fA-F]{8}$"),
+    "footwear": _slot(),
+}
 CUSTOMIZATION = checks.fields(
     required={},
     optional={
-        "assets": checks.fields(required={}, optional=_SLOT_CHECKS),
+        "assets": checks.fields(required={}, optional=_SLOTS),
         "body": checks.text(),
         "age": checks.text(),
         "metadata": checks.mapping(checks.text()),
@@ -183,7 +187,7 @@ def check_assets(customization: dict[str, Any]) -> None:
     """Refuse assets that are in a wrong slot (409) or gone (410); keys that are no slot are left alone."""
     assets = customization.get("assets", {})
     known = {str(a.id): a for a in ASSETS}
-    worn = {slot: str(assets[slot]["id"]).lower() for slot in SLOTS if slot in assets}
+    worn = {slot: str(assets[slot]["id"]).lower() for slot in _SLOTS if slot in assets}
     gone = [asset_id for asset_id in worn.values() if asset_id not in known or known[asset_id].gone]
     for slot, asset_id in worn.items():
         if asset_id in known and known[asset_id].slot != slot:

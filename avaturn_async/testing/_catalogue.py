@@ -7,9 +7,6 @@ from uuid import NAMESPACE_DNS, UUID, uuid5
 
 from attrs import frozen
 
-SLOTS: tuple[str, ...] = ("clothing", "hair_and_headwear", "eyewear", "footwear")
-"""The slots of an avatar, as the API calls them."""
-
 
 @frozen(kw_only=True)
 class Asset:
@@ -20,7 +17,7 @@ class Asset:
     alias: str
     """A readable name."""
     slot: str
-    """The only slot that it can be put into."""
+    """The only slot that it can be put into: clothing, hair_and_headwear, eyewear or footwear."""
     gone: bool = False
     """Whether it was withdrawn: setting it is answered with 410."""
 

@@ -45,23 +45,28 @@ _COLORS: dict[str, _Pixel] = {
     "c": (False, False, True, True),
     "d": (False, False, False, True),
 }
-_BACKGROUNDS: tuple[_Pixel, ...] = (
-    (False, True, True, True),
-    (True, True, False, True),
-    (False, True, False, True),
-    (True, False, True, True),
-)
-_TRANSPARENT: _Pixel = (False, True, True, False)
+# By a word in the name of the scene.
+_BACKGROUNDS: dict[str, _Pixel] = {
+    "transparent": (False, True, True, False),
+    "preview": (False, True, True, True),
+    "city": (True, True, False, True),
+    "forest": (False, True, False, True),
+    "": (True, False, True, True),
+}
 
 
 def make_image(format: str, scene: str = "common/preview") -> bytes:  # noqa: A002 - the vendor's name
-    """A picture of 128 by 128 pixels in the given format; the background depends on the scene."""
-    if "transparent" in scene:
-        background = _TRANSPARENT
-    else:
-        background = _BACKGROUNDS[zlib.crc32(scene.encode()) % len(_BACKGROUNDS)]
+    """A picture of 128 by 128 pixels in the given format, which shows of which scene it is."""
+    background = next(pixel for word, pixel in _BACKGROUNDS.items() if word in scene)
     cells = [[_COLORS.get(cell, background) for cell in row] for row in _FIGURE]
+    if "half_body" in scene:
+        cells = _closer(cells)
     return {"jpg": _jpeg, "png": _png, "webp": _webp}[format](cells)
+
+
+def _closer(cells: list[list[_Pixel]]) -> list[list[_Pixel]]:
+    """Head and shoulders, twice as large."""
+    return [[pixel for pixel in row[4:12] for _ in range(2)] for row in cells[1:9] for _ in range(2)]
 
 
 def _values(pixel: _Pixel) -> bytes:

@@ -16,7 +16,6 @@ from avaturn_async.testing import _checks as checks
 from avaturn_async.testing._api import CUSTOMIZATION, check_assets
 from avaturn_async.testing._catalogue import ASSETS, BODIES, default_customization
 from avaturn_async.testing._files import check_form
-from avaturn_async.testing._glb import make_glb
 from avaturn_async.testing._requests import RecordedRequest, Refused, Reply, as_json
 from avaturn_async.testing._tasks import Tasks
 from avaturn_async.testing._world import FakeAvatar, FakeSession, World
@@ -71,13 +70,14 @@ class Page:
         avatar.photos, avatar.status = form, "processing"
         body = next(body.id for body in BODIES if body.gender == form["body-type"])
         avatar.customization = default_customization() | {"body": body}
-        session.avatar_id, avatar.session_id = avatar.id, session.id
+        self.world.attach(avatar, session)
         job = partial(self._make, avatar, session)
         return as_json({"avatar_id": str(avatar.id)}, then=job)
 
     def edit(self, request: RecordedRequest, session_id: str) -> Reply:
         """Open an avatar in the editor; how far it is, and what it looks like."""
-        avatar = self._avatar(request, session_id, checks.check_body(request, _EDIT))
+        body = checks.check_body(request, _EDIT)
+        avatar = self._avatar(self._session(request, session_id), body["avatar_id"])
         if avatar.customization is None:
             avatar.customization = default_customization()
         return as_json(_shown(avatar) | {"untouched": avatar.version == 0})
@@ -85,23 +85,22 @@ class Page:
     def finish(self, request: RecordedRequest, session_id: str) -> Reply:
         """Next: keep what was chosen, hand out the export, and send avatar.ready."""
         body = checks.check_body(request, _FINISH)
-        avatar = self._avatar(request, session_id, body)
+        session = self._session(request, session_id)
+        avatar = self._avatar(session, body["avatar_id"])
         if avatar.status != "ready":
             raise Refused(409, f"Avatar is {avatar.status}")
-        session = self._session(request, session_id)
         customization = body["customization"]
         check_assets(customization)
         self.world.customize(avatar, customization)
-        session.avatar_id, avatar.session_id = avatar.id, session.id
-        content = self.tasks.glb or make_glb(str(avatar.id), customization)
-        gender = {b.id: b.gender for b in BODIES}.get(customization.get("body", ""), BODIES[0].gender)
+        self.world.attach(avatar, session)
+        body_id = customization.get("body", BODIES[0].id)
         result = {
-            "url": self.world.publish(avatar, "avatar.glb", content, "model/gltf-binary"),
+            "url": self.world.publish(avatar, "avatar.glb", self.tasks.glb_of(avatar), "model/gltf-binary"),
             "urlType": "httpURL",
             "avatarId": str(avatar.id),
             "sessionId": str(session.id),
-            "bodyId": customization.get("body", BODIES[0].id),
-            "gender": gender,
+            "bodyId": body_id,
+            "gender": next((b.gender for b in BODIES if b.id == body_id), BODIES[0].gender),
             "avatarSupportsFaceAnimations": False,
         }
         return as_json(result, then=partial(self.tasks.announce, avatar, session.id))
@@ -127,11 +126,9 @@ class Page:
         one = str(session.avatar_id) if kind == "create" else session.config["avatar_id"].lower()
         return [avatar for avatar in avatars if str(avatar.id) == one]
 
-    def _avatar(self, request: RecordedRequest, session_id: str, body: dict[str, Any]) -> FakeAvatar:
-        session = self._session(request, session_id)
-        wanted = body["avatar_id"].lower()
+    def _avatar(self, session: FakeSession, avatar_id: str) -> FakeAvatar:
         for avatar in self._avatars(session):
-            if str(avatar.id) == wanted:
+            if str(avatar.id) == avatar_id.lower():
                 return avatar
         raise Refused(404, "Avatar not found in this session")
 

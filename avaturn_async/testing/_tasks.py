@@ -52,12 +52,8 @@ class Tasks:
 
     async def announce(self, avatar: FakeAvatar, session_id: UUID | None) -> None:
         """Send avatar.ready, which says failed too."""
-        if self.world.avatars.get(avatar.id) is not avatar:
-            return
-        event = {"event": "avatar.ready", "avatar_id": str(avatar.id), "user_id": avatar.user_id}
-        if session_id is not None:
-            event["session_id"] = str(session_id)
-        await self._send(event | {"status": avatar.status})
+        if self.world.avatars.get(avatar.id) is avatar:
+            await self._send("avatar.ready", avatar, session_id, status=avatar.status)
 
     async def export(self, avatar: FakeAvatar, export: FakeExport) -> None:
         """Make the GLB of an avatar and send export.ready, once for each export."""
@@ -65,10 +61,14 @@ class Tasks:
         if self.world.exports.get(avatar.id) is not export:
             return
         export.status = "ready" if ready else "failed"
-        export.content = self.glb or make_glb(str(avatar.id), avatar.customization or {})
-        event = {"event": "export.ready", "avatar_id": str(avatar.id), "user_id": avatar.user_id}
-        event["status"] = export.status
-        await self._send_result(avatar, event, "export_url", self.export_url(avatar, export))
+        export.content = self.glb_of(avatar)
+        url = self.export_url(avatar, export)
+        session_id = self._session_of_result(avatar)
+        await self._send("export.ready", avatar, session_id, status=export.status, export_url=url)
+
+    def glb_of(self, avatar: FakeAvatar) -> bytes:
+        """What an export of the avatar contains as it is now."""
+        return make_glb(str(avatar.id), avatar.customization or {}) if self.glb is None else self.glb
 
     def export_url(self, avatar: FakeAvatar, export: FakeExport) -> str | None:
         """A fresh temporary URL of an export that is ready."""
@@ -87,9 +87,8 @@ class Tasks:
             url = self.world.publish(
                 avatar, f"{render_id}.{image_format}", image, CONTENT_TYPES[image_format]
             )
-        event = {"event": "render.ready", "avatar_id": str(avatar.id), "user_id": avatar.user_id}
-        event |= {"id": str(render_id), "status": "ready" if ready else "failed"}
-        await self._send_result(avatar, event, "render_url", url)
+        fields = {"id": str(render_id), "status": "ready" if ready else "failed", "render_url": url}
+        await self._send("render.ready", avatar, self._session_of_result(avatar), **fields)
 
     async def _work(self, kind: str) -> bool:
         """Take the time that it takes; whether it succeeds."""
@@ -99,13 +98,14 @@ class Tasks:
         self.failures[kind] -= 1
         return False
 
-    async def _send_result(
-        self, avatar: FakeAvatar, event: dict[str, Any], key: str, url: str | None
-    ) -> None:
-        event[key] = url
-        if self.session_id_everywhere and avatar.session_id is not None:
-            event["session_id"] = str(avatar.session_id)
-        await self._send(event)
+    def _session_of_result(self, avatar: FakeAvatar) -> UUID | None:
+        """The session that export.ready and render.ready name, if they are to name one."""
+        return avatar.session_id if self.session_id_everywhere else None
 
-    async def _send(self, event: dict[str, Any]) -> None:
-        await self.webhooks.send(event, id=f"msg_{self.world.new_id().hex}")
+    async def _send(
+        self, name: str, avatar: FakeAvatar, session_id: UUID | None, **fields: str | None
+    ) -> None:
+        event: dict[str, Any] = {"event": name, "avatar_id": str(avatar.id), "user_id": avatar.user_id}
+        if session_id is not None:
+            event["session_id"] = str(session_id)
+        await self.webhooks.send(event | fields, id=f"msg_{self.world.new_id().hex}")

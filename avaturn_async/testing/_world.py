@@ -145,7 +145,20 @@ class World:
         avatar.customization = customization
         avatar.version += 1
 
-    def avatar_to_edit(self, session: FakeSession) -> FakeAvatar | None:
+    def enter(self, session: FakeSession) -> FakeAvatar:
+        """The avatar of a session: the one that it edits, or a new one.
+
+        Raises:
+            LookupError: The avatar that it is about was deleted.
+        """
+        avatar = self._avatar_to_edit(session) or self.new_avatar(session.user_id)
+        self.attach(avatar, session)
+        avatar.version += 1
+        if avatar.customization is None:
+            avatar.customization = default_customization()
+        return avatar
+
+    def _avatar_to_edit(self, session: FakeSession) -> FakeAvatar | None:
         """The avatar that a session is about; None when it is to make a new one.
 
         Raises:
@@ -160,19 +173,9 @@ class World:
         usable = [a for a in self.avatars_of(session.user_id) if a.status in {"processing", "ready"}]
         return usable[-1] if usable and kind == "create_or_edit_existing" else None
 
-    def enter(self, session: FakeSession) -> FakeAvatar:
-        """The avatar of a session: the one that it edits, or a new one.
-
-        Raises:
-            LookupError: The avatar that it is about was deleted.
-        """
-        avatar = self.avatar_to_edit(session) or self.new_avatar(session.user_id)
-        avatar.session_id = session.id
-        avatar.version += 1
-        session.avatar_id = avatar.id
-        if avatar.customization is None:
-            avatar.customization = default_customization()
-        return avatar
+    def attach(self, avatar: FakeAvatar, session: FakeSession) -> None:
+        """Remember that the avatar was made or edited in the session."""
+        avatar.session_id, session.avatar_id = session.id, avatar.id
 
     def publish(self, avatar: FakeAvatar, name: str, content: bytes, content_type: str) -> str:
         """A temporary URL for a file that belongs to an avatar."""
