@@ -1,11 +1,11 @@
-"""What can go wrong on the way, on request."""
+"""What can go wrong on request: with the answers of FakeAvaturn, and with its webhooks."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import Any, Self
 
@@ -14,13 +14,6 @@ from attrs import define, field, frozen
 from avaturn_async.testing._requests import Reply
 
 _HTML_502 = "<html>\r\n<head><title>502 Bad Gateway</title></head>\r\n<body>502</body>\r\n</html>\r\n"
-
-NO_RETRIES: Sequence[float] = ()
-"""A webhook is sent once, whatever is answered."""
-SLACK_LIKE: Sequence[float] = (0, 60, 300)
-"""Seconds before each retry of a webhook, as the Events API of Slack documents them."""
-SVIX_LIKE: Sequence[float] = (5, 300, 1800, 7200, 18000, 36000, 36000)
-"""Seconds before each retry of a webhook, as Svix (Standard Webhooks) documents them."""
 
 
 @frozen(kw_only=True)
@@ -108,12 +101,16 @@ class Fault:
 
 @define(kw_only=True)
 class Failing:
-    """A fault that was asked for."""
+    """A fault that was asked for, and the requests that it strikes."""
 
     fault: Fault
+    """What goes wrong."""
     method: str | None
+    """Their HTTP method; None for any."""
     path: str
+    """A shell pattern that their path fits."""
     left: float
+    """How many of them it is yet to strike; ``inf`` for all."""
     struck: int = 0
     """How often it has struck."""
     _first: asyncio.Event = field(init=False, repr=False, factory=asyncio.Event)
@@ -185,28 +182,3 @@ class WebhookFault:
     def late(cls, seconds: float) -> Self:
         """It is sent after some seconds, by the fake's ``sleep``."""
         return cls(delay=seconds)
-
-
-@define(kw_only=True)
-class VirtualTime:
-    """A clock, and a sleep that takes no time but moves that clock: ``FakeAvaturn(clock=…, sleep=…)``.
-
-    ::
-
-        virtual = VirtualTime()
-        FakeAvaturn(clock=virtual.time, sleep=virtual.sleep)
-    """
-
-    now: float = 0.0
-    """Seconds; may be set."""
-    slept: list[float] = field(factory=list[float])
-    """The seconds of each sleep, in the order in which they began."""
-
-    def time(self) -> float:
-        """The time."""
-        return self.now
-
-    async def sleep(self, seconds: float) -> None:
-        """Move the clock."""
-        self.slept.append(seconds)
-        self.now += seconds

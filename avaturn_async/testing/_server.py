@@ -14,14 +14,14 @@ from uuid import UUID
 from avaturn_async.models import as_uuid
 from avaturn_async.testing._api import Api, check_customization
 from avaturn_async.testing._background import Background
-from avaturn_async.testing._faults import NO_RETRIES, Failing, Fault, WebhookFault
+from avaturn_async.testing._faults import Failing, Fault, WebhookFault
 from avaturn_async.testing._files import Files
 from avaturn_async.testing._http import Http
 from avaturn_async.testing._page import Page
 from avaturn_async.testing._requests import RecordedRequest, Refused
 from avaturn_async.testing._routes import make_routes
 from avaturn_async.testing._tasks import Tasks
-from avaturn_async.testing._webhooks import Delivery, Signer, Webhooks
+from avaturn_async.testing._webhooks import NO_RETRIES, Delivery, Signer, Webhooks
 from avaturn_async.testing._world import World
 
 if TYPE_CHECKING:

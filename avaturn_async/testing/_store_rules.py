@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import asynccontextmanager
@@ -49,10 +50,49 @@ async def under(store: EventStore, topic: str) -> list[str]:
     return bodies(await read_all(store, topic))
 
 
+async def claimed(store: EventStore, group: str = "g") -> Sequence[str]:
+    """All that can be claimed now, which is not finished then."""
+    found: list[StoredEvent] = []
+    while some := await store.claim(group, limit=100):
+        found += some
+    return bodies(found)
+
+
 async def expire_all(store: EventStore) -> None:
     """Drop whatever is past its time."""
     while await store.expire(limit=10):
         pass
+
+
+class Hints:
+    """Collects what a store tells whoever listens."""
+
+    def __init__(self, store: EventStore) -> None:
+        self._store = store
+        self._topics: set[str] | None = set()
+        self._came = asyncio.Event()
+        self.count = 0
+        self.stop = store.listen(self._wake)
+
+    def _wake(self, topics: Iterable[str] | None) -> None:
+        self.count += 1
+        # None hints at everything, from then on until it was looked at.
+        self._topics = None if topics is None or self._topics is None else {*self._topics, *topics}
+        self._came.set()
+
+    async def told(self, *topics: str) -> None:
+        """Wait for a hint that has these topics in it, see that they can be read, and forget it."""
+        async with asyncio.timeout(10):
+            while not (self._came.is_set() and self._covers(topics)):
+                self._came.clear()
+                await self._came.wait()
+        for topic in topics:
+            assert await self._store.read(topic)
+        self._came.clear()
+        self._topics = set()
+
+    def _covers(self, topics: Iterable[str]) -> bool:
+        return self._topics is None or self._topics.issuperset(topics)
 
 
 class StoreRules(ABC):
@@ -103,11 +143,3 @@ class StoreRules(ABC):
         """Skip a test that a store without bounds cannot pass."""
         if not self.has_bounds:
             pytest.skip("this store has no bounds of its own")
-
-
-async def claimed(store: EventStore, group: str = "g") -> Sequence[str]:
-    """All that can be claimed now, which is not finished then."""
-    found: list[StoredEvent] = []
-    while some := await store.claim(group, limit=100):
-        found += some
-    return bodies(found)

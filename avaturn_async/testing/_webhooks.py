@@ -14,6 +14,13 @@ from yarl import URL
 from avaturn_async.testing._background import Background
 from avaturn_async.testing._faults import WebhookFault
 
+NO_RETRIES: Sequence[float] = ()
+"""A webhook is sent once, whatever is answered."""
+SLACK_LIKE: Sequence[float] = (0, 60, 300)
+"""Seconds before each retry of a webhook, as the Events API of Slack documents them."""
+SVIX_LIKE: Sequence[float] = (5, 300, 1800, 7200, 18000, 36000, 36000)
+"""Seconds before each retry of a webhook, as Svix (Standard Webhooks) documents them."""
+
 
 class Signer(Protocol):
     """What signs a webhook: every Verifier of ``avaturn_async.webhooks``, or an object of yours."""

@@ -1,6 +1,6 @@
 """Fixtures for tests of an app that uses avaturn_async; needs pytest-asyncio.
 
-In a conftest.py::
+In the topmost conftest.py, or in a module of tests::
 
     pytest_plugins = ["avaturn_async.testing.fixtures"]
 
@@ -39,7 +39,7 @@ async def fake_avaturn(webhook_verifier: Verifier) -> AsyncIterator[FakeAvaturn]
 
 @pytest_asyncio.fixture
 async def avaturn_client(fake_avaturn: FakeAvaturn) -> AsyncIterator[AvaturnClient]:
-    """A client of ``fake_avaturn`` that does not wait between its attempts."""
+    """A client of ``fake_avaturn`` without backoff. It does wait when the fake is told to send Retry-After."""
     retry = RetryPolicy(base=0.0)
     async with AvaturnClient("token-for-tests", base_url=fake_avaturn.url, retry=retry) as client:
         yield client
