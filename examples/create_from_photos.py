@@ -29,7 +29,7 @@ async def main(frontal: str, side_1: str, side_2: str, body_type: str) -> None:
 
 if __name__ == "__main__":
     match sys.argv[1:]:
-        case [frontal, side_1, side_2, body_type]:
+        case [frontal, side_1, side_2, "male" | "female" as body_type]:
             asyncio.run(main(frontal, side_1, side_2, body_type))
         case _:
             sys.exit(__doc__)

@@ -21,6 +21,7 @@ async def main(user_id: str, folder: Path) -> None:
 
     async with AvaturnClient.from_env() as client:
         avatars = await client.list_user_avatars(user_id)
+        print(len(avatars), "avatars are ready")
         async with asyncio.TaskGroup() as group:
             for avatar in avatars:
                 group.create_task(export(str(avatar.id)))

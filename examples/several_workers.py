@@ -5,7 +5,7 @@ The store is the Redis at REDIS_URL, or else ./avaturn-events.db. Avaturn is the
 
 import asyncio
 import os
-from multiprocessing import get_context
+from multiprocessing import get_context, synchronize
 from socket import create_server, socket
 
 from aiohttp import web
@@ -23,7 +23,7 @@ def make_router() -> SessionRouter:
     return SessionRouter(webhooks.SQLiteStore("avaturn-events.db"))
 
 
-def work(name: str, listening: socket) -> None:
+def work(name: str, listening: socket, up: synchronize.Semaphore) -> None:
     router, app = make_router(), web.Application()
     receiver = WebhookReceiver(router, verifier=SIGNATURE)
     receiver.add_to(app, "/avaturn")
@@ -32,28 +32,28 @@ def work(name: str, listening: socket) -> None:
     async def handle(event: AvatarReady, session: RoutedSession | None) -> None:
         print(name, "handled", event.event, "of", session and session.context, flush=True)
 
-    web.run_app(app, sock=listening, print=None)
+    web.run_app(app, sock=listening, print=lambda _: up.release())  # which it calls when it is up
     print(name, "received", receiver.outcomes["stored"], "webhooks", flush=True)
 
 
 async def main() -> None:
-    listening = create_server(("127.0.0.1", 0))
-    workers = [get_context("spawn").Process(target=work, args=(f"worker {n}", listening)) for n in (1, 2)]
-    for worker in workers:
-        worker.start()
+    listening, spawn = create_server(("127.0.0.1", 0)), get_context("spawn")
+    up = spawn.Semaphore(0)
+    for n in (1, 2):  # as daemons they are told to end when this process ends, which waits for them
+        spawn.Process(target=work, args=(f"worker {n}", listening, up), daemon=True).start()
+        up.acquire(timeout=60)
     async with (
         FakeAvaturn(f"http://127.0.0.1:{listening.getsockname()[1]}/avaturn", SIGNATURE) as fake,
         AvaturnClient("any-token", base_url=fake.url) as client,
         make_router() as router,
     ):
-        session = await router.open_session(client, (await client.create_user()).id, context="account 42")
-        print("main opened session", session.id)
-        await fake.finish_session(session.id)  # what the person does on its page
-        event = await session.wait_for(AvatarReady, timeout=60)
-        print("main has seen", event.event, "of session", event.session_id)
-    for worker in workers:
-        worker.terminate()
-        worker.join()
+        users = [(n, await client.create_user()) for n in (1, 2, 3, 4)]
+        sessions = [await router.open_session(client, user.id, context=f"account {n}") for n, user in users]
+        print("main opened", len(sessions), "sessions", flush=True)
+        await asyncio.gather(*(fake.finish_session(session.id) for session in sessions))  # as people do
+        for session in sessions:
+            event = await session.wait_for(AvatarReady, timeout=60)
+            print("main has seen", event.event, "of", session.context, flush=True)
 
 
 if __name__ == "__main__":

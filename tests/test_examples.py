@@ -91,11 +91,20 @@ def test_an_example_is_short_and_says_what_it_does_and_how_it_is_run(path: Path)
 
 
 @pytest.mark.parametrize(
-    "name", ["create_from_photos", "customize_avatar", "export_to_disk", "render_gallery"]
+    ("name", "arguments"),
+    [
+        ("create_from_photos", []),
+        ("create_from_photos", ["front.jpg", "left.jpg", "right.jpg", "robot"]),
+        ("customize_avatar", []),
+        ("export_to_disk", []),
+        ("render_gallery", []),
+    ],
 )
-def test_wrong_arguments_get_the_usage(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_arguments_get_the_usage(
+    name: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = str(EXAMPLES / f"{name}.py")
-    monkeypatch.setattr(sys, "argv", [path])
+    monkeypatch.setattr(sys, "argv", [path, *arguments])
     with pytest.raises(SystemExit, match=rf"{name}.py [A-Z]"):
         runpy.run_path(path, run_name="__main__")
 
@@ -129,6 +138,7 @@ async def test_export_to_disk(fake: FakeAvaturn, client: AvaturnClient, tmp_path
     avatars = [await new_avatar(fake, client, user.id) for _ in range(3)]
     fake.fail_tasks("export")
     out = await run("export_to_disk.py", user.id, tmp_path / "new" / "folder")
+    assert out.startswith("3 avatars are ready")
     files = list((tmp_path / "new" / "folder").iterdir())
     assert len(files) == 2
     assert all(file.read_bytes().startswith(b"glTF") and file.stem in avatars for file in files)
@@ -231,10 +241,15 @@ def whole_lines(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def check_several_workers(folder: Path) -> None:
     out = await run("several_workers.py", cwd=folder)
-    assert "main opened session" in out
-    assert "main has seen avatar.ready" in out
-    assert len(re.findall(r"^worker [12] handled avatar.ready of account 42$", out, re.MULTILINE)) == 1
-    assert sum(map(int, re.findall(r"^worker [12] received (\d) webhooks$", out, re.MULTILINE))) == 1
+    assert "main opened 4 sessions" in out
+    for told in (
+        r"^worker [12] handled avatar.ready of (account \d)$",
+        r"^main has seen avatar.ready of (account \d)$",
+    ):
+        assert sorted(re.findall(told, out, re.MULTILINE)) == [f"account {n}" for n in range(1, 5)]
+    received = re.findall(r"^worker ([12]) received (\d) webhooks$", out, re.MULTILINE)
+    assert {worker for worker, _ in received} == {"1", "2"}
+    assert sum(int(count) for _, count in received) == 4
 
 
 @pytest.mark.usefixtures("whole_lines")

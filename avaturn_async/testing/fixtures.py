@@ -39,7 +39,7 @@ async def fake_avaturn(webhook_verifier: Verifier) -> AsyncIterator[FakeAvaturn]
 
 @pytest_asyncio.fixture
 async def avaturn_client(fake_avaturn: FakeAvaturn) -> AsyncIterator[AvaturnClient]:
-    """A client of ``fake_avaturn`` without backoff. It does wait when the fake is told to send Retry-After."""
+    """A client of ``fake_avaturn`` without backoff; only a Retry-After from there is still sat out."""
     retry = RetryPolicy(base=0.0)
     async with AvaturnClient("token-for-tests", base_url=fake_avaturn.url, retry=retry) as client:
         yield client
