@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from uuid import UUID
 
@@ -10,7 +9,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from avaturn_async import AvaturnClient
+from avaturn_async import AvaturnClient, NotFoundError
 from avaturn_async.testing import FakeAvaturn, Fault
 from avaturn_async.webhooks import AvatarReady, SessionRouter, Verifier, WebhookReceiver
 
@@ -55,13 +54,17 @@ async def test_an_app_learns_what_its_user_made(
     assert [delivery.status for delivery in fake_avaturn.deliveries] == [200]
 
 
-async def test_the_client_does_not_wait_between_attempts(
+async def test_the_client_tries_again_without_backoff(
     fake_avaturn: FakeAvaturn, avaturn_client: AvaturnClient
 ) -> None:
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    avaturn_client._transport._sleep = sleep
     fake_avaturn.fail(Fault.bad_gateway(), times=2)
-    loop = asyncio.get_running_loop()
-    before = loop.time()
-    with pytest.raises(Exception, match="404"):
+    with pytest.raises(NotFoundError):
         await avaturn_client.list_user_avatars("NOBODY")
-    assert loop.time() - before < 0.4
     assert len(fake_avaturn.requests) == 3
+    assert slept == [0, 0]

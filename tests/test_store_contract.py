@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -21,11 +22,11 @@ class TestMyStore(EventStoreContract):
 
 def test_a_rule_that_a_store_breaks_is_shown_with_its_values(tmp_path: Path) -> None:
     (tmp_path / "test_my_store.py").write_text(_TEST)
-    command = [sys.executable, "-m", "pytest", "-q", "-o", "asyncio_mode=auto", "-k", "after_how_long"]
+    options = ["-p", "pytest_asyncio.plugin", "-o", "asyncio_mode=auto", "-k", "after_how_long"]
     run = subprocess.run(
-        [*command, "-p", "no:cacheprovider", "test_my_store.py"],
+        [sys.executable, "-m", "pytest", *options, "test_my_store.py"],
         cwd=tmp_path,
-        env={"PYTHONPATH": str(_ROOT)},
+        env={**os.environ, "PYTHONPATH": str(_ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
         capture_output=True,
         text=True,
         check=False,
