@@ -45,10 +45,12 @@ class Tasks:
             return
         avatar.made = asyncio.Event()
         avatar.status = "processing"
-        ready = await self._work("avatar")
-        avatar.status = "ready" if ready else "failed"
-        avatar.made.set()
-        avatar.made = None
+        try:
+            ready = await self._work("avatar")
+            avatar.status = "ready" if ready else "failed"
+        finally:
+            avatar.made.set()
+            avatar.made = None
 
     async def announce(self, avatar: FakeAvatar, session_id: UUID | None) -> None:
         """Send avatar.ready, which says failed too."""
