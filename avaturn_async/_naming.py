@@ -56,11 +56,16 @@ def _hook(read: Reader) -> _Hook:
     return lambda value, _: read(value)
 
 
-def _uuid(value: Any, _: Any) -> UUID:
-    try:
-        return uuid_of(value)
-    except ValueError:
-        raise Mismatch("UUID") from None
+def _hook_or(read: Reader, name: str) -> _Hook:
+    """The hook of a reader that does not say what it expects."""
+
+    def structure(value: Any, _: Any) -> Any:
+        try:
+            return read(value)
+        except (ValueError, TypeError):
+            raise Mismatch(name) from None
+
+    return structure
 
 
 def _of_json(kind: type, hook: _Hook) -> _Hook:
@@ -100,10 +105,10 @@ def _make() -> Converter:
     converter = Converter(detailed_validation=True)
     for kind, read in PRIMITIVES.items():
         converter.register_structure_hook(kind, _hook(read))
-    converter.register_structure_hook(UUID, _uuid)
+    converter.register_structure_hook(UUID, _hook_or(uuid_of, "UUID"))
     # A StrEnum is a str to cattrs, so that each is registered by name.
     for enum in OpenEnum.__subclasses__():
-        converter.register_structure_hook(enum, _hook(enum_reader(enum)))
+        converter.register_structure_hook(enum, _hook_or(enum_reader(enum), "str"))
     factories: tuple[tuple[Callable[[Any], bool], Callable[[Any, Converter], _Hook]], ...] = (
         (attrs.has, _object_hook),
         (lambda t: get_origin(t) is tuple, _array_hook),

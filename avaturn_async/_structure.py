@@ -22,7 +22,7 @@ from avaturn_async.models import uuid_of
 
 T = TypeVar("T")
 Reader = Callable[[Any], Any]
-_Put = Callable[[Any, Any], None]
+Put = Callable[[Any, Any], None]
 
 _new = object.__new__
 
@@ -36,10 +36,14 @@ NOT_SENT = {
 """The fields that are no keys of the JSON, and what a reader puts there."""
 
 
-def _slot(cls: type, name: str) -> _Put:
+def slot(cls: type, name: str) -> Put:
     """What fills a slot of a new object: a frozen class has no other way in that is as fast."""
-    put: _Put = vars(cls)[name].__set__
+    put: Put = vars(cls)[name].__set__
     return put
+
+
+# What a reader raises for a value that it does not take.
+UNREADABLE = (ValueError, KeyError, TypeError)
 
 
 class Mismatch(ValueError):  # noqa: N818 - a signal between two files, never seen by a user
@@ -69,15 +73,22 @@ def read_float(value: Any) -> float:
     raise Mismatch("number")
 
 
-def enum_reader(cls: type[Enum]) -> Reader:
-    known = {member.value: member for member in cls}
+class _Members(dict[str, Enum]):
+    """The members of an open enum by their values; another text becomes one."""
 
-    def read(value: Any) -> Enum:
+    def __init__(self, cls: type[Enum]) -> None:
+        super().__init__((member.value, member) for member in cls)
+        self._cls = cls
+
+    def __missing__(self, value: Any) -> Enum:
         if type(value) is not str:
             raise Mismatch("str")
-        return known.get(value) or cls(value)
+        return self._cls(value)
 
-    return read
+
+def enum_reader(cls: type[Enum]) -> Reader:
+    """A look into a dict and nothing else: each row of a list has one. TypeError for an array or object."""
+    return _Members(cls).__getitem__
 
 
 def _object_reader(cls: Any) -> Reader:
@@ -100,7 +111,7 @@ def _object_reader(cls: Any) -> Reader:
     scope: dict[str, Any] = {"Mismatch": Mismatch, "new": _new, "cls": cls, "names": frozenset(names)}
     for field in attrs.fields(cls):
         name = field.name
-        scope[f"put_{name}"] = _slot(cls, name)
+        scope[f"put_{name}"] = slot(cls, name)
         if name in NOT_SENT:
             lines.append(f"put_{name}(made, {NOT_SENT[name]})")
             continue
@@ -171,9 +182,10 @@ def structure(value: Any, cls: type[T]) -> T:
         AvaturnDecodeError: It is of another shape; ``problems`` names each place.
     """
     kind: Any = cls
+    read = reader(kind)
     try:
-        made: T = reader(kind)(value)
-    except (ValueError, KeyError):
+        made: T = read(value)
+    except UNREADABLE:
         pass
     else:
         return made

@@ -9,8 +9,6 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any, TypeVar
 
-import attrs
-
 from avaturn_async.errors import AvaturnTimeoutError, RouterClosedError, StoreError
 from avaturn_async.webhooks.events import (
     AvatarReady,
@@ -18,6 +16,7 @@ from avaturn_async.webhooks.events import (
     ExportReady,
     RenderReady,
     UnknownEvent,
+    at_position,
     parse_event,
 )
 from avaturn_async.webhooks.stores import Arrival, EventStore, StoredEvent
@@ -119,9 +118,9 @@ class Inbox:
         body, event = self._recent.get(stored.position, (None, None))
         # A store that was emptied from outside begins to count anew: the body decides.
         if event is None or body != stored.body:
-            return attrs.evolve(parse_event(stored.body), position=stored.position)
+            return at_position(parse_event(stored.body), stored.position)
         if event.position != stored.position:
-            event = attrs.evolve(event, position=stored.position)
+            event = at_position(event, stored.position)
             self._recent[stored.position] = (stored.body, event)
         return event
 
@@ -231,7 +230,7 @@ class Reader(AsyncIterator[Event]):
             if not rows:
                 return None
             # Two tasks that iterate over one reader may have read the same rows.
-            self._fetched.extend(row for row in rows if row.cursor > self._cursor)
+            self._fetched.extend([row for row in rows if row.cursor > self._cursor])
             self._cursor = max(self._cursor, rows[-1].cursor)
 
     async def aclose(self) -> None:

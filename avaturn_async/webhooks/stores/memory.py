@@ -123,8 +123,13 @@ class MemoryStore:
         rows = self._topics.under(topic.removeprefix("session:"))
         now = self._clock()
         first = bisect_right(rows, after, key=_cursor) if after else 0
-        behind = islice(rows, first, None)
-        return tuple(islice((_stored(row) for row in behind if row.event.expires > now), _MOST_READ))
+        found: list[StoredEvent] = []
+        for row in islice(rows, first, None):
+            if row.event.expires > now:
+                found.append(_stored(row))
+                if len(found) == _MOST_READ:
+                    break
+        return found
 
     async def bind(self, subject: str, session_id: str) -> None:
         """Bring the events of a subject to a session from now on, and those that have none yet."""
