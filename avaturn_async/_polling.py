@@ -18,6 +18,7 @@ from avaturn_async.errors import (
     AvaturnTimeoutError,
     RateLimitError,
     ServerError,
+    StoreError,
 )
 
 logger = logging.getLogger("avaturn_async.waiting")
@@ -87,14 +88,24 @@ async def first(
         try:
             await asyncio.wait({polling, hearing}, return_when=asyncio.FIRST_COMPLETED)
             if not polling.done():
-                # An event that says too little is at least a reason to ask now.
-                answer = hearing.result() or (await _asked(ask))[0]
+                answer = await _told(hearing, ask)
                 if answer is not None:
                     return answer
             return await asyncio.shield(polling)
         finally:
             hearing.cancel()
             await asyncio.wait({hearing})
+
+
+async def _told(hearing: asyncio.Future[T | None], ask: Callable[[], Awaitable[T | None]]) -> T | None:
+    """What the webhook tells; nothing when the router's store is away, since polling does without it."""
+    try:
+        told = hearing.result()
+    except StoreError as error:
+        logger.debug("no webhook can be heard of: %s", error)
+        return None
+    # An event that says too little is at least a reason to ask now.
+    return told or (await _asked(ask))[0]
 
 
 async def _asked(ask: Callable[[], Awaitable[T | None]]) -> tuple[T | None, float]:

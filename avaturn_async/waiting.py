@@ -1,8 +1,8 @@
 """Waiting for what Avaturn does in its own time: the webhook first, polling as the safety net.
 
 Each function ends within a second of its ``timeout``, which is required. With a ``router`` the webhook wakes
-it; a webhook that is lost only delays, since the API is asked as well, ever more slowly. However many wait
-for the same thing with the same client, one loop asks for it.
+it; a webhook that is lost, or a store that is away, only delays, since the API is asked as well, ever more
+slowly. However many wait for the same thing with the same client, one loop asks for it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
 from avaturn_async._polling import PollPolicy, deadline_of, first, polled
-from avaturn_async.errors import AvaturnError, AvaturnTimeoutError, TaskFailedError
+from avaturn_async.errors import AvaturnError, AvaturnTimeoutError, StoreError, TaskFailedError
 from avaturn_async.models import Avatar, Export, ScanStatus, TaskStatus, as_uuid
 
 if TYPE_CHECKING:
@@ -247,7 +247,8 @@ async def _latest_export(router: SessionRouter, avatar_id: UUID) -> ExportReady 
     from avaturn_async.webhooks import ExportReady  # noqa: PLC0415 - never loaded without a router
 
     known: ExportReady | None = None
-    with contextlib.suppress(AvaturnTimeoutError):
+    # Without its store the router cannot tell, and polling has to do.
+    with contextlib.suppress(AvaturnTimeoutError, StoreError):
         while True:
             known = await router.wait_for(ExportReady, avatar_id=avatar_id, timeout=0, after=known)
     return known

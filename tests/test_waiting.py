@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, cast
 from uuid import UUID, uuid4
@@ -28,6 +28,7 @@ from avaturn_async import (
     RouterClosedError,
     ScanStatus,
     ServerError,
+    StoreError,
     TaskFailedError,
     TaskStatus,
     TransferError,
@@ -40,6 +41,8 @@ from avaturn_async import (
 from avaturn_async._polling import _loops_of
 from avaturn_async.webhooks import AvatarReady, Event, ExportReady, RenderReady, SessionRouter
 from avaturn_async.webhooks.events import event_body
+from avaturn_async.webhooks.stores import StoredEvent
+from avaturn_async.webhooks.stores.memory import MemoryStore
 
 AVATAR = UUID("0e0e9a3c-5d5a-4f43-9a55-2d9c3f0c8a11")
 RENDER = UUID("497f6eca-6276-4993-bfeb-53cbbbba6f08")
@@ -354,6 +357,30 @@ async def test_a_router_that_closes_ends_the_wait() -> None:
     await router.close()
     with pytest.raises(RouterClosedError):
         await waiter
+    assert_nothing_left()
+
+
+class Away(MemoryStore):
+    """A store that cannot be read."""
+
+    async def read(self, topic: str, *, after: int = 0) -> Sequence[StoredEvent]:
+        raise StoreError(f"away: {topic}, {after}")
+
+
+@pytest.mark.parametrize("kind", ["avatar", "export"])
+@virtual
+async def test_a_store_that_is_away_leaves_it_to_polling(kind: str) -> None:
+    api, c = client(PENDING, READY) if kind == "export" else client((), avatars("ready"))
+    async with SessionRouter(Away()) as router:
+
+        def wait() -> Coroutine[Any, Any, object]:
+            if kind == "export":
+                return wait_for_export(c, AVATAR, timeout=600, router=router)
+            return wait_for_avatar(c, "u", AVATAR, timeout=600, router=router)
+
+        await asyncio.gather(*[wait() for _ in range(20)])
+    # However many wait and cannot hear, one loop asks.
+    assert len(api.asked) == 2
     assert_nothing_left()
 
 
