@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import pickle
+import signal
 from collections.abc import Iterator
 from typing import Any
 from unittest.mock import Mock
@@ -12,8 +13,17 @@ from unittest.mock import Mock
 import aiohttp
 import aioresponses.core
 import pytest
+from hypothesis import settings
 
 from avaturn_async import AvaturnError
+
+# How long an example takes says more of the machine than of the code.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
+
+# A shell starts what runs in the background with Ctrl-C ignored, and the commands that tests start inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # aioresponses 0.7.9 does not know the argument that aiohttp 3.14 added; gone when a release of it does.
 if "stream_writer" in inspect.signature(aiohttp.ClientResponse.__init__).parameters:

@@ -671,7 +671,7 @@ def test_ctrl_c_ends_a_server_with_130_and_no_traceback() -> None:
         assert main(["send", url, *SCHEMES["hmac"]]) == 0
         assert main(["send", url]) == 1
         running.send_signal(signal.SIGINT)
-        out, err = running.communicate()
+        out, err = running.communicate(timeout=30)
         assert running.returncode == 130
     assert "avatar.ready" in out
     assert "\x1b" not in out
@@ -693,7 +693,7 @@ def test_ctrl_c_ends_every_server(argv: list[str], tmp_path: Path, monkeypatch: 
     monkeypatch.chdir(tmp_path)
     with serving(*argv) as (running, _):
         running.send_signal(signal.SIGINT)
-        _, err = running.communicate()
+        _, err = running.communicate(timeout=30)
     assert (running.returncode, err) == (130, "")
 
 
@@ -710,7 +710,7 @@ def test_ctrl_c_ends_what_waits_for_an_answer(command: str, tmp_path: Path) -> N
             with connection:
                 assert connection.recv(4) == b"POST"
                 running.send_signal(signal.SIGINT)
-                _, err = running.communicate()
+                _, err = running.communicate(timeout=30)
     assert (running.returncode, err) == (130, "")
 
 
@@ -731,7 +731,7 @@ def test_ctrl_c_ends_what_reads_from_a_pipe(argv: list[str], tmp_path: Path) -> 
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running, pipe.open("wb"):
         # It opened the pipe, since otherwise we could not have.
         running.send_signal(signal.SIGINT)
-        _, err = running.communicate()
+        _, err = running.communicate(timeout=30)
     assert (running.returncode, err) == (130, "")
 
 
@@ -764,7 +764,7 @@ def test_fake_is_the_stand_in_that_runs_alone() -> None:
         asyncio.run(use(url))
         assert main(["fake", "--port", str(URL(url).port)]) == 1
         running.send_signal(signal.SIGINT)
-        assert running.wait() == 130
+        assert running.wait(timeout=30) == 130
         assert running.stderr is not None
         assert "Traceback" not in running.stderr.read()
 
@@ -797,7 +797,7 @@ def test_a_reader_that_leaves_does_no_harm() -> None:
         running.stdout.close()
         assert [main(["send", url, *SCHEMES["hmac"]]) for _ in range(2)] == [0, 0]
         running.send_signal(signal.SIGINT)
-        assert running.wait() == 130
+        assert running.wait(timeout=30) == 130
         assert running.stderr is not None
         assert running.stderr.read() == ""
 

@@ -133,5 +133,5 @@ def test_it_runs_as_a_module_until_ctrl_c() -> None:
         with urllib.request.urlopen(request) as response:  # noqa: S310 - loopback
             assert response.status == 200
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate()
+        _, err = process.communicate(timeout=30)
     assert (process.returncode, err) == (130, "")
