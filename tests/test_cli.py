@@ -728,7 +728,9 @@ def test_ctrl_c_ends_what_reads_from_a_pipe(argv: list[str], tmp_path: Path) -> 
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     command = [sys.executable, *argv, str(pipe)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running, pipe.open("wb"):
+    # In development mode Python complains of the file that it had just opened when the signal came.
+    env = {**os.environ, "PYTHONDEVMODE": ""}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env) as running, pipe.open("wb"):
         # It opened the pipe, since otherwise we could not have.
         running.send_signal(signal.SIGINT)
         _, err = running.communicate(timeout=30)
