@@ -49,9 +49,10 @@ _STATUS_ERRORS: dict[int, type[errors.AvaturnStatusError]] = {
     422: errors.RequestValidationError,
     429: errors.RateLimitError,
 }
-# What may follow the address in a URL can be a credential; a JSON encoder may have escaped the slashes.
-_URL_SECRETS = re.compile(
-    r"(https?:(?:\\?/){2})(?:[^\s\"'<>/?#@]*@)?([^\s\"'<>?#]*)[?#][^\s\"'<>]*", re.IGNORECASE
+# What precedes the host of a URL and what follows its path can be a credential; a JSON encoder may have
+# escaped the slashes. A URL without either matches, too: so no part of a long text is looked through twice.
+_URL = re.compile(
+    r"(https?:(?:\\?/){2})(?:[^\s\"'<>/?#]*@)?([^\s\"'<>?#]*)(?:[?#][^\s\"'<>]*)?", re.IGNORECASE
 )
 
 
@@ -102,7 +103,7 @@ class Transport:
         self.base_url = base_url
         self._base = str(base_url).rstrip("/")
         self._token = token
-        # As aiohttp keeps them itself, so that it need not make them so for each request.
+        # In aiohttp's own kind of mapping, which it need not make anew for each request.
         self._headers = CIMultiDict(
             {
                 hdrs.AUTHORIZATION: f"Bearer {token}",
@@ -176,7 +177,7 @@ class Transport:
             return value if answer is object else structure(value, answer)
         except errors.AvaturnDecodeError as error:
             message, problems = error.args
-        raise errors.AvaturnDecodeError(f"{method} {path}: {message}", problems)
+        raise errors.AvaturnDecodeError(f"{method} {path}: {message}", tuple(map(self.clean, problems)))
 
     async def send(
         self,
@@ -279,9 +280,9 @@ class Transport:
         )
 
     def clean(self, text: str) -> str:
-        """The text without the token and without queries of URLs, cut at 200 characters."""
+        """The text without the token, and without users and queries of URLs; cut at 200 characters."""
         text = text.replace(self._token, "[token]")
-        return _URL_SECRETS.sub(r"\1\2", text)[:_LONGEST_WORDS]
+        return _URL.sub(r"\1\2", text)[:_LONGEST_WORDS]
 
 
 def _worth_repeating(failure: _Failure, *, repeatable: bool) -> bool:
