@@ -23,7 +23,7 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from avaturn_async import errors
-from avaturn_async._arguments import seconds
+from avaturn_async._arguments import checked_timeout
 from avaturn_async._retry import RetryPolicy, next_delay, parse_retry_after
 from avaturn_async._structure import loads, structure
 from avaturn_async._version import __version__
@@ -112,7 +112,7 @@ class Transport:
             }
         )
         self._json_headers = CIMultiDict({**self._headers, hdrs.CONTENT_TYPE: "application/json"})
-        self._limit = aiohttp.ClientTimeout(total=seconds(timeout))
+        self._limit = aiohttp.ClientTimeout(total=checked_timeout(timeout))
         self._retry = retry
         self._given = http
         self._own: aiohttp.ClientSession | None = None
@@ -201,7 +201,7 @@ class Transport:
                 method means in HTTP.
         """
         url = URL(f"{self._base}{path}?{query}" if query else f"{self._base}{path}", encoded=True)
-        limit = self._limit if timeout is None else aiohttp.ClientTimeout(total=seconds(timeout))
+        limit = self._limit if timeout is None else aiohttp.ClientTimeout(total=checked_timeout(timeout))
         if repeatable is None:
             repeatable = method in _REPEATABLE
         waited = 0.0
