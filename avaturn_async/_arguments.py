@@ -1,4 +1,4 @@
-"""What callers pass, checked in one place before anything is sent."""
+"""What callers pass, checked in one place before anything is sent: else a ValueError or a TypeError."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, cast
 from urllib.parse import quote, urlencode
 from uuid import UUID
 
+from attrs import Attribute
 from yarl import URL
 
 
@@ -17,7 +18,7 @@ def checked_token(token: str) -> str:
         raise TypeError(f"token must be a str, not {type(token).__name__}")
     if not token.strip():
         raise ValueError("token must not be empty: take the API token of the project")
-    if token != token.strip() or not token.isascii() or not token.isprintable() or " " in token:
+    if not token.isascii() or not token.isprintable() or " " in token:
         # Such a token was not copied whole; in a header it would be a mistake or an attack.
         raise ValueError("token must be printable ASCII without spaces and line ends")
     return token
@@ -81,26 +82,37 @@ def _query_text(name: str, value: Any) -> str:
     return str(value)
 
 
-def segment(name: str, value: str) -> str:
-    """A text as one segment of a path, which it cannot leave.
-
-    Raises:
-        ValueError: It is empty, or one of the names that mean another place.
-        TypeError: It is no text.
-    """
-    if not isinstance(value, str):
-        raise TypeError(f"{name} must be a str, not {type(value).__name__}")
-    if not value.strip() or value in {".", ".."}:
-        raise ValueError(f"{name} must be an id, not {value!r}")
-    return quote(value, safe="")
+def checked_user_id(user_id: str) -> str:
+    if not isinstance(user_id, str):
+        raise TypeError(f"user_id must be a str, not {type(user_id).__name__}")
+    # In a path . and .. would mean another place.
+    if not user_id.strip() or user_id in {".", ".."}:
+        raise ValueError(f"user_id must be an id, not {user_id!r}")
+    user_id.encode()  # of a lone surrogate there are no bytes: a UnicodeEncodeError, and so a ValueError
+    return user_id
 
 
-def seconds(value: float) -> float:
-    """A timeout that makes sense.
+def user_segment(user_id: str) -> str:
+    """A user's id as one segment of a path, which it cannot leave."""
+    return quote(checked_user_id(user_id), safe="")
 
-    Raises:
-        ValueError: It is not a positive number.
-    """
-    if type(value) not in (int, float) or not math.isfinite(value) or value <= 0:
+
+def checked_timeout(value: float) -> float:
+    if not _is_finite(value) or value <= 0:
         raise ValueError(f"timeout must be a positive number of seconds, not {value!r}")
     return value
+
+
+def checked_seconds(name: str, value: float) -> float:
+    if not _is_finite(value) or value < 0:
+        raise ValueError(f"{name} must be a number of seconds from 0 up, not {value!r}")
+    return value
+
+
+def seconds_from_zero(_: object, attribute: Attribute[float], value: float) -> None:
+    """``checked_seconds`` as a validator of attrs."""
+    checked_seconds(attribute.name, value)
+
+
+def _is_finite(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)

@@ -95,6 +95,8 @@ class Download:
             return await self._take_body(response)
 
     async def _take_head(self, response: aiohttp.ClientResponse, *, resuming: bool) -> Failure | None:
+        if response.status not in ((_OK, _PARTIAL) if resuming else (_OK,)):
+            return self._refusal(response)
         if response.headers.get("Content-Encoding", "identity").lower() != "identity":
             raise TransferError(f"{self._doing}: it came packed (Content-Encoding), which was not asked for")
         if response.status == _OK:
@@ -103,11 +105,9 @@ class Download:
             self._done = 0
             self._total = response.content_length
             self._validator = _validator(response.headers)
-        elif response.status == _PARTIAL and resuming:
-            if not self._is_the_rest(response.headers):
-                return self._again("the server resumed another file than it began")
-        else:
-            return self._refusal(response)
+        elif not self._is_the_rest(response.headers):
+            self._validator = None  # so that the whole is asked for
+            return Failure(TransferError(f"{self._doing}: the server resumed another file than it began"))
         self._content_type = response.content_type
         self._check_size(self._total or 0)
         return None
@@ -130,16 +130,12 @@ class Download:
         if status in _EXPIRED:
             text += ": the URL has expired, or never was good: ask for a new one"
         if status == _OUT_OF_RANGE:
-            self._validator = None
-        error = TransferError(text, status)
+            self._validator = None  # so that the whole is asked for
         return Failure(
-            error, hopeless=status not in _PASSING, retry_after=response.headers.get("Retry-After")
+            TransferError(text, status),
+            hopeless=status not in _PASSING,
+            retry_after=response.headers.get("Retry-After"),
         )
-
-    def _again(self, problem: str) -> Failure:
-        """The failure after which the whole file is asked for."""
-        self._validator = None
-        return Failure(TransferError(f"{self._doing}: {problem}"))
 
     async def _take_body(self, response: aiohttp.ClientResponse) -> Failure | None:
         failure: Failure | None = None

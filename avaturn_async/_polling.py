@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import random
-from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Hashable
 from contextlib import asynccontextmanager
 from typing import Any, Generic, TypeVar
 from weakref import WeakKeyDictionary
 
 from attrs import Attribute, define, field, frozen
 
+from avaturn_async._arguments import checked_seconds, seconds_from_zero
 from avaturn_async.errors import (
     AvaturnConnectionError,
+    AvaturnStatusError,
     AvaturnTimeoutError,
     RateLimitError,
     ServerError,
@@ -25,11 +26,6 @@ logger = logging.getLogger("avaturn_async.waiting")
 
 T = TypeVar("T")
 R = TypeVar("R")
-
-
-def _seconds(_: Any, attribute: Attribute[float], value: float) -> None:
-    if type(value) not in (int, float) or not math.isfinite(value) or value < 0:
-        raise ValueError(f"{attribute.name} must be a number of seconds from 0 up, not {value!r}")
 
 
 def _factor(_: Any, attribute: Attribute[float], value: float) -> None:
@@ -45,11 +41,11 @@ class PollPolicy:
     many who began together do not ask together.
     """
 
-    first: float = field(default=1.0, validator=_seconds)
+    first: float = field(default=1.0, validator=seconds_from_zero)
     """Seconds of the first pause."""
     factor: float = field(default=1.5, validator=_factor)
     """How much longer each pause is than the one before."""
-    cap: float = field(default=15.0, validator=_seconds)
+    cap: float = field(default=15.0, validator=seconds_from_zero)
     """Seconds of the longest pause."""
 
     def pause(self, n: int, dice: Callable[[], float] = random.random) -> float:
@@ -60,8 +56,8 @@ class PollPolicy:
 
 @asynccontextmanager
 async def deadline_of(timeout: float, complaint: str) -> AsyncGenerator[None]:
-    if type(timeout) not in (int, float) or not math.isfinite(timeout) or timeout < 0:
-        raise ValueError(f"timeout must be a number of seconds from 0 up, not {timeout!r}")
+    """Seconds for what is done inside; past them an AvaturnTimeoutError that begins with the complaint."""
+    checked_seconds("timeout", timeout)
     limit = asyncio.timeout(timeout)
     try:
         async with limit:
@@ -69,22 +65,32 @@ async def deadline_of(timeout: float, complaint: str) -> AsyncGenerator[None]:
     except TimeoutError:
         if not limit.expired():
             raise
-    else:
-        return
-    raise AvaturnTimeoutError(f"{complaint} within {timeout:g} s")
+        raise AvaturnTimeoutError(f"{complaint} within {timeout:g} s") from None
 
 
 async def first(
-    shared: _SharedPoll[T],
+    client: object,
+    key: Hashable,
     ask: Callable[[], Awaitable[T | None]],
-    hear: Callable[[R], Awaitable[T | None]],
+    poll: PollPolicy,
+    *,
+    hear: Callable[[R], Coroutine[Any, Any, T | None]],
     router: R | None,
 ) -> T:
-    """What comes first: the webhook, or the answer that polling waits for."""
-    async with shared as polling:
+    """What comes first: the webhook, or the answer that polling waits for.
+
+    Args:
+        client: The client that is asked.
+        key: What is waited for; those who wait for the same thing share the polling.
+        ask: Asks the API once; None when there is nothing yet.
+        poll: How often it is asked.
+        hear: Waits for the webhook; None when that says too little.
+        router: Gets the webhooks, if there is one.
+    """
+    async with _polling(client, key, ask, poll) as polling:
         if router is None:
             return await asyncio.shield(polling)
-        hearing = asyncio.ensure_future(hear(router))
+        hearing = asyncio.create_task(hear(router))
         try:
             await asyncio.wait({polling, hearing}, return_when=asyncio.FIRST_COMPLETED)
             if not polling.done():
@@ -93,11 +99,10 @@ async def first(
                     return answer
             return await asyncio.shield(polling)
         finally:
-            hearing.cancel()
-            await asyncio.wait({hearing})
+            await _end(hearing)
 
 
-async def _told(hearing: asyncio.Future[T | None], ask: Callable[[], Awaitable[T | None]]) -> T | None:
+async def _told(hearing: asyncio.Task[T | None], ask: Callable[[], Awaitable[T | None]]) -> T | None:
     """What the webhook tells; nothing when the router's store is away, since polling does without it."""
     try:
         told = hearing.result()
@@ -108,14 +113,34 @@ async def _told(hearing: asyncio.Future[T | None], ask: Callable[[], Awaitable[T
     return told or (await _asked(ask))[0]
 
 
-async def _asked(ask: Callable[[], Awaitable[T | None]]) -> tuple[T | None, float]:
-    """The answer, or None and the seconds not to ask again, when the API cannot be asked for a while."""
+@define(eq=False)
+class _Loop(Generic[T]):
+    """A loop that polls, and how many wait for what it brings."""
+
+    task: asyncio.Task[T]
+    waiters: int = 0
+
+
+_loops_of: WeakKeyDictionary[object, dict[Hashable, _Loop[Any]]] = WeakKeyDictionary()
+
+
+@asynccontextmanager
+async def _polling(
+    client: object, key: Hashable, ask: Callable[[], Awaitable[T | None]], poll: PollPolicy
+) -> AsyncGenerator[asyncio.Task[T]]:
+    """The one loop that asks for this: begun with the first who waits, ended with the last."""
+    loops = _loops_of.setdefault(client, {})
+    if key not in loops:
+        loops[key] = _Loop(asyncio.create_task(_poll_until(ask, poll)))
+    loop = loops[key]
+    loop.waiters += 1
     try:
-        return await ask(), 0
-    except (AvaturnConnectionError, ServerError, RateLimitError) as error:
-        logger.debug("asked in vain: %s", error)
-        after = error.retry_after if isinstance(error, RateLimitError) else None
-        return None, after or 0
+        yield loop.task
+    finally:
+        loop.waiters -= 1
+        if loop.waiters == 0:
+            del loops[key]
+            await _end(loop.task)
 
 
 async def _poll_until(ask: Callable[[], Awaitable[T | None]], poll: PollPolicy) -> T:
@@ -128,38 +153,19 @@ async def _poll_until(ask: Callable[[], Awaitable[T | None]], poll: PollPolicy) 
         n += 1
 
 
-@define(eq=False)
-class _SharedPoll(Generic[T]):
-    """One polling loop for all who wait for the same thing; it ends with the last of them."""
-
-    loops: dict[Hashable, _SharedPoll[Any]]
-    key: Hashable
-    polling: asyncio.Task[T]
-    waiters: int = 0
-
-    async def __aenter__(self) -> asyncio.Task[T]:
-        self.waiters += 1
-        return self.polling
-
-    async def __aexit__(self, *_: object) -> None:
-        self.waiters -= 1
-        if self.waiters == 0:
-            del self.loops[self.key]
-            self.polling.cancel()
-            await asyncio.wait({self.polling})
-            if not self.polling.cancelled():
-                # Whoever waited has it, or left with the webhook's word: asyncio need not complain.
-                self.polling.exception()
+async def _asked(ask: Callable[[], Awaitable[T | None]]) -> tuple[T | None, float]:
+    """The answer, or None and the seconds not to ask again, when the API cannot be asked for a while."""
+    try:
+        return await ask(), 0
+    except (AvaturnConnectionError, RateLimitError, ServerError) as error:
+        logger.debug("asked in vain: %s", error)
+        after = error.retry_after if isinstance(error, AvaturnStatusError) else None
+        return None, after or 0
 
 
-_loops_of: WeakKeyDictionary[object, dict[Hashable, _SharedPoll[Any]]] = WeakKeyDictionary()
-
-
-def polled(
-    client: object, key: Hashable, ask: Callable[[], Awaitable[T | None]], poll: PollPolicy
-) -> _SharedPoll[T]:
-    """The loop that asks for this, begun if there is none."""
-    loops = _loops_of.setdefault(client, {})
-    if key not in loops:
-        loops[key] = _SharedPoll(loops, key, asyncio.ensure_future(_poll_until(ask, poll)))
-    return loops[key]
+async def _end(task: asyncio.Task[Any]) -> None:
+    """Cancel a task that nobody needs any more, and see it end."""
+    task.cancel()
+    await asyncio.wait({task})
+    if not task.cancelled():
+        task.exception()  # looked at, so that asyncio does not report it as lost

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable
 from datetime import UTC
@@ -11,6 +10,8 @@ from typing import Any
 
 from attrs import Attribute, field, frozen
 
+from avaturn_async._arguments import seconds_from_zero
+
 # Past ten digits nobody means seconds any more; RFC 9110 knows whole ones, some servers send fractions.
 _SECONDS = re.compile(r"[0-9]{1,10}(?:\.[0-9]{1,10})?")
 
@@ -18,11 +19,6 @@ _SECONDS = re.compile(r"[0-9]{1,10}(?:\.[0-9]{1,10})?")
 def _at_least_one(_: Any, attribute: Attribute[int], value: int) -> None:
     if type(value) is not int or value < 1:
         raise ValueError(f"{attribute.name} must be a whole number from 1 up, not {value!r}")
-
-
-def _seconds(_: Any, attribute: Attribute[float], value: float) -> None:
-    if type(value) not in (int, float) or not math.isfinite(value) or value < 0:
-        raise ValueError(f"{attribute.name} must be a number of seconds from 0 up, not {value!r}")
 
 
 @frozen(kw_only=True)
@@ -38,11 +34,11 @@ class RetryPolicy:
 
     attempts: int = field(default=3, validator=_at_least_one)
     """Attempts in all; 1 means that nothing is sent twice."""
-    base: float = field(default=0.5, validator=_seconds)
+    base: float = field(default=0.5, validator=seconds_from_zero)
     """Seconds that the first backoff takes at most."""
-    cap: float = field(default=8.0, validator=_seconds)
+    cap: float = field(default=8.0, validator=seconds_from_zero)
     """Seconds that one backoff takes at most; a longer ``Retry-After`` is not sat out but raised at once."""
-    budget: float = field(default=30.0, validator=_seconds)
+    budget: float = field(default=30.0, validator=seconds_from_zero)
     """Seconds that all waiting between the attempts of one request takes at most."""
 
 

@@ -14,7 +14,7 @@ import aiohttp
 from aiohttp.abc import AbstractResolver
 from yarl import URL
 
-from avaturn_async._arguments import seconds
+from avaturn_async._arguments import checked_timeout
 from avaturn_async._download import Download, OnProgress
 from avaturn_async._files import Part, target_of
 from avaturn_async._photos import Photo, Photos
@@ -58,7 +58,7 @@ class Transfers:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._retry = retry
-        self._timeout = seconds(timeout)
+        self._timeout = checked_timeout(timeout)
         self._sleep = sleep
         self._random = random
         self._clock = clock
@@ -172,7 +172,7 @@ class Transfers:
         return target
 
     def _limit(self, timeout: float | None) -> float:
-        return self._timeout if timeout is None else seconds(timeout)
+        return self._timeout if timeout is None else checked_timeout(timeout)
 
     def _attempts(self) -> Attempts:
         return Attempts(self._retry, sleep=self._sleep, random=self._random, clock=self._clock)

@@ -23,7 +23,7 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from avaturn_async import errors
-from avaturn_async._arguments import seconds
+from avaturn_async._arguments import checked_timeout
 from avaturn_async._retry import RetryPolicy, next_delay, parse_retry_after
 from avaturn_async._structure import loads, structure
 from avaturn_async._version import __version__
@@ -49,9 +49,10 @@ _STATUS_ERRORS: dict[int, type[errors.AvaturnStatusError]] = {
     422: errors.RequestValidationError,
     429: errors.RateLimitError,
 }
-# What may follow the address in a URL can be a credential; a JSON encoder may have escaped the slashes.
-_URL_SECRETS = re.compile(
-    r"(https?:(?:\\?/){2})(?:[^\s\"'<>/?#@]*@)?([^\s\"'<>?#]*)[?#][^\s\"'<>]*", re.IGNORECASE
+# What precedes the host of a URL and what follows its path can be a credential; a JSON encoder may have
+# escaped the slashes. A URL without either matches, too: so no part of a long text is looked through twice.
+_URL = re.compile(
+    r"(https?:(?:\\?/){2})(?:[^\s\"'<>/?#]*@)?([^\s\"'<>?#]*)(?:[?#][^\s\"'<>]*)?", re.IGNORECASE
 )
 
 
@@ -102,7 +103,7 @@ class Transport:
         self.base_url = base_url
         self._base = str(base_url).rstrip("/")
         self._token = token
-        # As aiohttp keeps them itself, so that it need not make them so for each request.
+        # In aiohttp's own kind of mapping, which it need not make anew for each request.
         self._headers = CIMultiDict(
             {
                 hdrs.AUTHORIZATION: f"Bearer {token}",
@@ -111,7 +112,7 @@ class Transport:
             }
         )
         self._json_headers = CIMultiDict({**self._headers, hdrs.CONTENT_TYPE: "application/json"})
-        self._limit = aiohttp.ClientTimeout(total=seconds(timeout))
+        self._limit = aiohttp.ClientTimeout(total=checked_timeout(timeout))
         self._retry = retry
         self._given = http
         self._own: aiohttp.ClientSession | None = None
@@ -176,7 +177,7 @@ class Transport:
             return value if answer is object else structure(value, answer)
         except errors.AvaturnDecodeError as error:
             message, problems = error.args
-        raise errors.AvaturnDecodeError(f"{method} {path}: {message}", problems)
+        raise errors.AvaturnDecodeError(f"{method} {path}: {message}", tuple(map(self.clean, problems)))
 
     async def send(
         self,
@@ -200,7 +201,7 @@ class Transport:
                 method means in HTTP.
         """
         url = URL(f"{self._base}{path}?{query}" if query else f"{self._base}{path}", encoded=True)
-        limit = self._limit if timeout is None else aiohttp.ClientTimeout(total=seconds(timeout))
+        limit = self._limit if timeout is None else aiohttp.ClientTimeout(total=checked_timeout(timeout))
         if repeatable is None:
             repeatable = method in _REPEATABLE
         waited = 0.0
@@ -279,9 +280,9 @@ class Transport:
         )
 
     def clean(self, text: str) -> str:
-        """The text without the token and without queries of URLs, cut at 200 characters."""
+        """The text without the token, and without users and queries of URLs; cut at 200 characters."""
         text = text.replace(self._token, "[token]")
-        return _URL_SECRETS.sub(r"\1\2", text)[:_LONGEST_WORDS]
+        return _URL.sub(r"\1\2", text)[:_LONGEST_WORDS]
 
 
 def _worth_repeating(failure: _Failure, *, repeatable: bool) -> bool:

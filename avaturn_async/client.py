@@ -14,7 +14,14 @@ from uuid import UUID
 
 from yarl import URL
 
-from avaturn_async._arguments import checked_base_url, checked_path, checked_token, query_string, segment
+from avaturn_async._arguments import (
+    checked_base_url,
+    checked_path,
+    checked_token,
+    checked_user_id,
+    query_string,
+    user_segment,
+)
 from avaturn_async._file_client import FileClient
 from avaturn_async._retry import RetryPolicy
 from avaturn_async._structure import dumps, unstructure
@@ -153,7 +160,7 @@ class AvaturnClient(FileClient):
 
     async def delete_user(self, user_id: str, *, timeout: float | None = None) -> None:
         """Delete User, with all photos, avatars and cached exports."""
-        await self._transport.send("DELETE", f"/api/v1/users/{segment('user_id', user_id)}", timeout=timeout)
+        await self._transport.send("DELETE", f"/api/v1/users/{user_segment(user_id)}", timeout=timeout)
 
     async def new_session(
         self, user_id: str, config: SessionConfig | None = None, *, timeout: float | None = None
@@ -165,8 +172,7 @@ class AvaturnClient(FileClient):
             config: What the session shows; by default the vendor's default, CreateOrEditExisting.
             timeout: Seconds for one attempt.
         """
-        segment("user_id", user_id)
-        body: dict[str, Any] = {"user_id": user_id}
+        body: dict[str, Any] = {"user_id": checked_user_id(user_id)}
         if config is not None:
             if type(config) not in _CONFIG_TYPES:
                 raise TypeError(f"config must be a SessionConfig, not {type(config).__name__}")
@@ -179,14 +185,13 @@ class AvaturnClient(FileClient):
         self, user_id: str, *, include_not_ready: bool = False, timeout: float | None = None
     ) -> tuple[Avatar, ...]:
         """List User Avatars: those that are ready, or all of them with ``include_not_ready``."""
-        path = f"/api/v1/users/{segment('user_id', user_id)}/avatars"
+        path = f"/api/v1/users/{user_segment(user_id)}/avatars"
         query = "include_not_ready=true" if include_not_ready else ""
         return await self._transport.call(_AVATARS, "GET", path, query=query, timeout=timeout)
 
     async def new_avatar(self, user_id: str, *, timeout: float | None = None) -> NewAvatar:
         """New Avatar: a provisional avatar and the URL for its photos. Every call makes another one."""
-        segment("user_id", user_id)
-        body = dumps({"user_id": user_id})
+        body = dumps({"user_id": checked_user_id(user_id)})
         return await self._transport.call(
             NewAvatar, "POST", "/api/v1/avatars/new", body=body, timeout=timeout
         )
@@ -217,7 +222,7 @@ class AvaturnClient(FileClient):
         self, user_id: str, avatar_id: UUID | str, *, timeout: float | None = None
     ) -> None:
         """Delete User Avatar: one avatar with its cached exports."""
-        path = f"/api/v1/users/{segment('user_id', user_id)}/avatars/{id_text(avatar_id)}"
+        path = f"/api/v1/users/{user_segment(user_id)}/avatars/{id_text(avatar_id)}"
         await self._transport.send("DELETE", path, timeout=timeout)
 
     async def render_user_avatar(

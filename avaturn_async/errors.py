@@ -61,6 +61,10 @@ __all__ = [
 ]
 
 
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
 class AvaturnError(Exception):
     """Base of everything that the SDK raises of its own."""
 
@@ -111,9 +115,8 @@ class AvaturnStatusError(AvaturnError):
         self.retry_after = retry_after
 
     def __str__(self) -> str:
-        words = "; ".join(self.problems) or " ".join(self.body.split())
         text = f"{self.method} {self.path}: {self.status}"
-        if words:
+        if words := _one_line("; ".join(self.problems) or self.body):
             text += f": {words}"
         if self.retry_after is not None:
             text += f" (retry after {self.retry_after:g} s)"
@@ -169,11 +172,8 @@ class AvaturnDecodeError(AvaturnError):
         self.problems = problems
 
     def __str__(self) -> str:
-        return (
-            "; ".join((f"{self.args[0]}: {self.problems[0]}", *self.problems[1:]))
-            if self.problems
-            else str(self.args[0])
-        )
+        message = str(self.args[0])
+        return _one_line(f"{message}: {'; '.join(self.problems)}") if self.problems else message
 
 
 class TaskFailedError(AvaturnError):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
-from avaturn_async._polling import PollPolicy, deadline_of, first, polled
+from avaturn_async._polling import PollPolicy, deadline_of, first
 from avaturn_async.errors import AvaturnError, AvaturnTimeoutError, StoreError, TaskFailedError
 from avaturn_async.models import Avatar, Export, ScanStatus, TaskStatus, as_uuid
 
@@ -75,7 +75,7 @@ async def wait_for_avatar(
         return Avatar(id=avatar_id, status=status) if status is not None and _ended(status) else None
 
     async with deadline_of(timeout, f"avatar {avatar_id} was not ready"):
-        avatar = await first(polled(client, ("avatar", user_id, avatar_id), ask, poll), ask, hear, router)
+        avatar = await first(client, ("avatar", user_id, avatar_id), ask, poll, hear=hear, router=router)
     if avatar.status == ScanStatus.FAILED:
         raise TaskFailedError(f"avatar {avatar_id} failed")
     return avatar
@@ -120,7 +120,7 @@ async def wait_for_export(
     async with deadline_of(timeout, f"the export of avatar {avatar_id} was not ready"):
         if router is not None:
             known = await _latest_export(router, avatar_id)
-        export = await first(polled(client, ("export", avatar_id), ask, poll), ask, hear, router)
+        export = await first(client, ("export", avatar_id), ask, poll, hear=hear, router=router)
     if export.status == TaskStatus.FAILED:
         raise TaskFailedError(f"the export of avatar {avatar_id} failed")
     return export

@@ -680,6 +680,15 @@ async def test_a_packed_answer_is_refused(tmp_path: Path, encoding: str) -> None
         await made.transfers.download(server.url, tmp_path)
 
 
+async def test_a_refusal_that_is_packed_is_still_that_refusal(tmp_path: Path) -> None:
+    packed = {"Content_Encoding": "gzip"}
+    async with serve(status(503, **packed), status(403, **packed)) as server, unguarded() as made:
+        with pytest.raises(TransferError, match="403: the URL has expired") as caught:
+            await made.transfers.download(server.url, tmp_path)
+    assert caught.value.status == 403
+    assert len(made.slept) == 1
+
+
 @pytest.mark.parametrize("declared", [True, False])
 async def test_a_file_larger_than_max_bytes_is_refused(tmp_path: Path, *, declared: bool) -> None:
     chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3e8\r\n" + MODEL + b"\r\n0\r\n\r\n"

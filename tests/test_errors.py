@@ -68,6 +68,18 @@ def test_a_decode_error_without_places_is_its_message() -> None:
     assert str(errors.AvaturnDecodeError("odd")) == "odd"
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        errors.RequestValidationError(422, "PUT", "/x", "", ("body.a: one\ntwo", "body.b: three\u2028four")),
+        errors.AvaturnDecodeError("odd", ("expected str at $.metadata.one\r\ntwo",)),
+    ],
+)
+def test_what_the_server_says_of_a_place_stays_on_one_line(error: errors.AvaturnError) -> None:
+    assert "one two" in str(error)
+    assert str(error).splitlines() == [str(error)]
+
+
 def test_a_status_error_puts_everything_it_knows_on_one_line() -> None:
     full = errors.RateLimitError(429, "GET", "/x", "slow\r\ndown", (), "r1", 2.0)
     assert str(full) == "GET /x: 429: slow down (retry after 2 s) (request r1)"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import time
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -199,6 +200,14 @@ async def test_a_long_or_chatty_body_is_cut_and_made_one_line() -> None:
     assert len(caught.value.body) == 200
     assert str(caught.value).startswith("POST /api/v1/users/new: 500: line one line two xxx")
     assert len(str(caught.value)) < 300
+
+
+async def test_a_long_row_of_urls_without_a_query_is_looked_through_once() -> None:
+    async with rig(answer(500, raw=b"http://" * 30_000)) as made:
+        begun = time.process_time()
+        with pytest.raises(ServerError):
+            await made.client.create_user()
+    assert time.process_time() - begun < 5  # a search from each of them to the end would take a minute
 
 
 @pytest.mark.parametrize(
@@ -469,6 +478,7 @@ ECHO = json.dumps(
         "detail": f"bad token {TOKEN}",
         "url": f"https://s.example/x?k={HIDDEN}",
         "more": f"http://a:{HIDDEN}@b.example/#{HIDDEN}",
+        "user": f"http://a:{HIDDEN}@b.example/",
     }
 ).encode()
 LEAKY: list[Step] = [
@@ -510,6 +520,14 @@ async def test_no_log_no_repr_and_no_exception_shows_the_token_or_the_secret_of_
         assert TOKEN not in text
         assert TOKEN[:8] not in text
         assert HIDDEN not in text
+
+
+async def test_a_key_that_is_the_token_is_not_named_among_the_wrong_places() -> None:
+    async with rig(answer(200, {"metadata": {TOKEN: 5}})) as made:
+        with pytest.raises(AvaturnDecodeError) as caught:
+            await made.client.get_customization(AVATAR)
+    assert caught.value.problems == ("expected str at $.metadata.[token]",)
+    assert TOKEN not in everything(caught.value)
 
 
 async def test_a_response_that_is_a_giant_header_is_an_error_of_ours() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from avaturn_async import (
     AvaturnClient,
     AvaturnConnectionError,
     AvaturnError,
+    AvaturnStatusError,
     AvaturnTimeoutError,
     Customization,
     Export,
@@ -265,9 +267,12 @@ async def test_a_poll_that_fails_in_passing_is_skipped() -> None:
     assert (await wait_for_avatar(c, "u", AVATAR, timeout=600)).status == "ready"
 
 
+@pytest.mark.parametrize(("kind", "status"), [(RateLimitError, 429), (ServerError, 503)])
 @virtual
-async def test_a_rate_limit_is_obeyed() -> None:
-    api, c = client(RateLimitError(429, "GET", "/x", "", (), None, 90.0), avatars("ready"))
+async def test_a_server_that_says_when_to_come_back_is_obeyed(
+    kind: type[AvaturnStatusError], status: int
+) -> None:
+    api, c = client(kind(status, "GET", "/x", "", (), None, 90.0), avatars("ready"))
     await wait_for_avatar(c, "u", AVATAR, timeout=600)
     assert api.asked[1][0] == 90
 
@@ -382,6 +387,27 @@ async def test_a_store_that_is_away_leaves_it_to_polling(kind: str) -> None:
     # However many wait and cannot hear, one loop asks.
     assert len(api.asked) == 2
     assert_nothing_left()
+
+
+class Breaking(MemoryStore):
+    """A store whose connection breaks when a reader leaves."""
+
+    async def read(self, topic: str, *, after: int = 0) -> Sequence[StoredEvent]:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise StoreError(f"broken: {topic}, {after}")
+
+
+@virtual
+async def test_a_store_that_fails_when_nobody_needs_it_any_more_is_not_reported_as_lost() -> None:
+    reported: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+    _, c = client(avatars("ready"))
+    async with SessionRouter(Breaking()) as router:
+        await wait_for_avatar(c, "u", AVATAR, timeout=600, router=router)
+    gc.collect()
+    assert reported == []
 
 
 @virtual
