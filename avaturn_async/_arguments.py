@@ -12,6 +12,9 @@ from uuid import UUID
 from attrs import Attribute
 from yarl import URL
 
+from avaturn_async._structure import dumps, unstructure
+from avaturn_async.models import Customization
+
 
 def checked_token(token: str) -> str:
     if not isinstance(token, str):
@@ -95,6 +98,13 @@ def checked_user_id(user_id: str) -> str:
 def user_segment(user_id: str) -> str:
     """A user's id as one segment of a path, which it cannot leave."""
     return quote(checked_user_id(user_id), safe="")
+
+
+def customization_body(customization: Customization) -> bytes:
+    """What Set Customization sends."""
+    if not isinstance(customization, Customization):
+        raise TypeError(f"customization must be a Customization, not {type(customization).__name__}")
+    return dumps(unstructure(customization))
 
 
 def checked_timeout(value: float) -> float:

@@ -17,10 +17,10 @@ from yarl import URL
 from avaturn_async._arguments import checked_timeout
 from avaturn_async._download import Download, OnProgress
 from avaturn_async._files import Part, target_of
-from avaturn_async._photos import Photo, Photos
+from avaturn_async._photos import Photo
 from avaturn_async._retry import RetryPolicy
 from avaturn_async._threads import in_thread
-from avaturn_async._upload import Form, OnSent, upload
+from avaturn_async._upload import OnSent, form_of, upload
 from avaturn_async._wire import Attempts, Wire
 from avaturn_async.models import BodyType
 
@@ -110,18 +110,11 @@ class Transfers:
         """
         url = self._wire.checked("upload_url", upload_url)
         limit = self._limit(timeout)
-        if body_type not in ("male", "female"):
-            raise ValueError('body_type must be "male" or "female"')
-        if type(telephoto) is not bool:
-            raise ValueError("telephoto must be True or False")
-        photos = Photos()
-        try:
-            await in_thread(photos.open, {"frontal": frontal, "side_1": side_1, "side_2": side_2})
-            form = Form(photos, body_type=str(body_type), telephoto=telephoto)
+        async with form_of(
+            frontal=frontal, side_1=side_1, side_2=side_2, body_type=body_type, telephoto=telephoto
+        ) as form:
             attempts = self._attempts()
             await upload(self._wire, url, form, limit=limit, on_progress=on_progress, attempts=attempts)
-        finally:
-            await in_thread(photos.close)
 
     async def download(
         self,

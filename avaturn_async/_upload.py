@@ -8,17 +8,19 @@ from __future__ import annotations
 import asyncio
 import re
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from typing import Self, TypeAlias
 
 import aiohttp
 from yarl import URL
 
-from avaturn_async._photos import Photos, Source
+from avaturn_async._photos import Photo, Photos, Source
 from avaturn_async._structure import loads
 from avaturn_async._threads import in_thread
 from avaturn_async._wire import NETWORK_ERRORS, Attempts, Failure, Wire, connection_failure
 from avaturn_async.errors import AvaturnDecodeError, TransferError
+from avaturn_async.models import BodyType
 
 OnSent: TypeAlias = Callable[[int, int], object]
 """Called with the bytes sent, and those in all."""
@@ -67,6 +69,27 @@ class Form:
     async def piece(self, piece: tuple[Source, int, int] | bytes) -> bytes:
         """The bytes of a piece."""
         return piece if isinstance(piece, bytes) else await in_thread(self._photos.read, *piece)
+
+
+@asynccontextmanager
+async def form_of(
+    *, frontal: Photo, side_1: Photo, side_2: Photo, body_type: BodyType | str, telephoto: bool
+) -> AsyncGenerator[Form]:
+    """The form with these photos, which are looked at first, and open as long as it is used.
+
+    Raises:
+        ValueError: A photo is none, or another argument makes no sense.
+    """
+    if body_type not in ("male", "female"):
+        raise ValueError('body_type must be "male" or "female"')
+    if type(telephoto) is not bool:
+        raise ValueError("telephoto must be True or False")
+    photos = Photos()
+    try:
+        await in_thread(photos.open, {"frontal": frontal, "side_1": side_1, "side_2": side_2})
+        yield Form(photos, body_type=str(body_type), telephoto=telephoto)
+    finally:
+        await in_thread(photos.close)
 
 
 def _part_head(boundary: str, name: str, file_name: str = "", content_type: str = "") -> bytes:

@@ -19,6 +19,7 @@ from avaturn_async._arguments import (
     checked_path,
     checked_token,
     checked_user_id,
+    customization_body,
     query_string,
     user_segment,
 )
@@ -213,10 +214,7 @@ class AvaturnClient(FileClient):
             GoneError: One or more assets are gone.
         """
         path = f"/api/v1/avatars/{id_text(avatar_id)}/customization"
-        if not isinstance(customization, Customization):
-            raise TypeError(f"customization must be a Customization, not {type(customization).__name__}")
-        body = dumps(unstructure(customization))
-        await self._transport.send("PUT", path, body=body, timeout=timeout)
+        await self._transport.send("PUT", path, body=customization_body(customization), timeout=timeout)
 
     async def delete_user_avatar(
         self, user_id: str, avatar_id: UUID | str, *, timeout: float | None = None

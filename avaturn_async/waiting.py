@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
+from avaturn_async._arguments import customization_body
 from avaturn_async._polling import PollPolicy, deadline_of, first
 from avaturn_async.errors import AvaturnError, AvaturnTimeoutError, StoreError, TaskFailedError
 from avaturn_async.models import Avatar, Export, ScanStatus, TaskStatus, as_uuid
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from avaturn_async._transfer import Photo
     from avaturn_async.client import AvaturnClient
-    from avaturn_async.models import BodyType, Customization
+    from avaturn_async.models import BodyType, Customization, NewAvatar
     from avaturn_async.webhooks import ExportReady, RenderReady, SessionRouter
 
 __all__ = [
@@ -177,6 +178,13 @@ async def export_avatar(
 
     Returns:
         The path of the file.
+
+    Raises:
+        ValueError: The destination cannot be.
+        TaskFailedError: The export failed.
+        AvaturnTimeoutError: The file was not on the disk in time.
+        TransferError: It did not get across.
+        OSError: It could not be written.
     """
     async with deadline_of(timeout, f"the export of avatar {as_uuid(avatar_id)} was not on disk"):
         export = await wait_for_export(client, avatar_id, timeout=timeout, router=router, poll=poll)
@@ -201,6 +209,7 @@ async def create_avatar(
     """Make an avatar from photos, ready to be rendered and exported.
 
     An avatar made from photos is in an undefined state until a customization is set: hence the argument.
+    When it goes wrong after the avatar was made, a note on the error (``__notes__``) names its id.
 
     Args:
         client: Makes the calls.
@@ -216,29 +225,41 @@ async def create_avatar(
         on_progress: Called with (bytes sent, bytes in all) while the photos go up.
         poll: How often the API is asked.
 
+    Returns:
+        The avatar.
+
     Raises:
+        ValueError: A photo is none, or another argument makes no sense; nothing was sent.
         TaskFailedError: The avatar failed.
         AvaturnTimeoutError: It was not ready in time.
+        TransferError: The photos did not get across.
     """
-    async with deadline_of(timeout, f"the avatar of user {user_id} was not ready"):
-        made = await client.new_avatar(user_id)
-        try:
-            await client.upload_photos(
-                made.upload_url,
-                frontal=frontal,
-                side_1=side_1,
-                side_2=side_2,
-                body_type=body_type,
-                telephoto=telephoto,
-                on_progress=on_progress,
-            )
+    from avaturn_async._upload import form_of  # noqa: PLC0415 - many a backend never carries a file
+
+    form: dict[str, Any] = {
+        "frontal": frontal,
+        "side_1": side_1,
+        "side_2": side_2,
+        "body_type": body_type,
+        "telephoto": telephoto,
+    }
+    made: NewAvatar | None = None
+    try:
+        async with deadline_of(timeout, f"the avatar of user {user_id} was not ready"):
+            # What cannot be sent is refused before an avatar is made for it.
+            customization_body(customization)
+            async with form_of(**form):
+                pass
+            made = await client.new_avatar(user_id)
+            await client.upload_photos(made.upload_url, **form, on_progress=on_progress)
             avatar = await wait_for_avatar(
                 client, user_id, made.avatar_id, timeout=timeout, router=router, poll=poll
             )
             await client.set_customization(made.avatar_id, customization)
-        except AvaturnError as error:
+    except AvaturnError as error:
+        if made is not None:
             error.add_note(f"avatar {made.avatar_id} was made for it")
-            raise
+        raise
     return avatar
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import itertools
+import math
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -12,6 +13,7 @@ from uuid import UUID, uuid4
 
 import pytest
 from attrs import define, field
+from transfer_rig import JPEG, PNG, WEBP
 from virtual_time import virtual
 
 from avaturn_async import (
@@ -60,7 +62,9 @@ class Api:
     answers: list[Any]
     asked: list[tuple[float, str]] = field(factory=list[tuple[float, str]])
     downloads: list[tuple[str, Any]] = field(factory=list[tuple[str, Any]])
+    made: list[str] = field(factory=list[str])
     uploads: list[dict[str, Any]] = field(factory=list[dict[str, Any]])
+    upload: Exception | None = None
 
     def _next(self, what: str) -> Any:
         self.asked.append((asyncio.get_running_loop().time(), what))
@@ -82,12 +86,13 @@ class Api:
 
     async def new_avatar(self, user_id: str) -> NewAvatar:
         assert user_id == "u"
+        self.made.append(user_id)
         return NewAvatar(avatar_id=AVATAR, upload_url="https://up.example/1")
 
     async def upload_photos(self, upload_url: str, **form: Any) -> None:
         self.uploads.append({"upload_url": upload_url, **form})
-        if isinstance(form["frontal"], Exception):
-            raise form["frontal"]
+        if self.upload is not None:
+            raise self.upload
 
     async def set_customization(self, avatar_id: UUID, customization: Customization) -> None:
         self.uploads.append({"customized": avatar_id, "with": customization})
@@ -422,15 +427,17 @@ async def test_export_avatar_goes_from_the_avatar_to_the_file() -> None:
         await export_avatar(c, AVATAR, "x", timeout=5)
 
 
+AT_ONCE = PollPolicy(first=0)
+
+
 def photos(**changes: Any) -> dict[str, Any]:
-    return {"frontal": b"1", "side_1": b"2", "side_2": b"3", "body_type": "female", **changes}
+    return {"frontal": PNG, "side_1": JPEG, "side_2": WEBP, "body_type": "female", **changes}
 
 
-@virtual
 async def test_create_avatar_goes_from_photos_to_an_avatar_that_can_be_exported() -> None:
     api, c = client(avatars("processing"), avatars("ready"))
     custom = Customization(body="body_0")
-    avatar = await create_avatar(c, "u", **photos(), customization=custom, timeout=600)
+    avatar = await create_avatar(c, "u", **photos(), customization=custom, timeout=600, poll=AT_ONCE)
     assert avatar == Avatar(id=AVATAR, status=ScanStatus.READY)
     assert api.uploads == [
         {"upload_url": "https://up.example/1", **photos(), "telephoto": False, "on_progress": None},
@@ -442,22 +449,51 @@ async def test_create_avatar_goes_from_photos_to_an_avatar_that_can_be_exported(
 
 
 @pytest.mark.parametrize(
-    ("frontal", "answers", "kind"),
+    ("upload", "answers", "kind"),
     [
         (TransferError("cut"), (), TransferError),
         (AvaturnTimeoutError("PUT /x: silence"), (), AvaturnTimeoutError),
-        (b"1", (avatars("failed"),), TaskFailedError),
+        (None, (avatars("failed"),), TaskFailedError),
+        (None, ("hang",), AvaturnTimeoutError),
     ],
 )
-@virtual
 async def test_create_avatar_that_fails_names_the_avatar_that_it_made(
-    frontal: Any, answers: tuple[Any, ...], kind: type[AvaturnError]
+    upload: AvaturnError | None,
+    answers: tuple[Any, ...],
+    kind: type[AvaturnError],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     api, c = client(*answers)
+    api.upload = upload
+    loop = asyncio.get_running_loop()
+    real = loop.time
+    if "hang" in answers:
+        monkeypatch.setattr(loop, "time", lambda: real() + 601 * len(api.asked))
     with pytest.raises(kind) as caught:
-        await create_avatar(c, "u", **photos(frontal=frontal), customization=Customization(), timeout=600)
+        await create_avatar(c, "u", **photos(), customization=Customization(), timeout=600)
     assert caught.value.__notes__ == [f"avatar {AVATAR} was made for it"]
     assert len(api.uploads) == 1
+
+
+@pytest.mark.parametrize(
+    ("wrong", "kind", "message"),
+    [
+        ({"frontal": "nowhere.jpg"}, ValueError, "frontal: there is no file"),
+        ({"side_2": b"not a photo"}, ValueError, "side_2: it is no image"),
+        ({"body_type": "other"}, ValueError, "body_type must be"),
+        ({"telephoto": "yes"}, ValueError, "telephoto must be"),
+        ({"customization": {}}, TypeError, "customization must be a Customization"),
+        ({"customization": Customization(skin_tone_correction=math.nan)}, ValueError, "JSON"),
+    ],
+)
+async def test_create_avatar_makes_none_for_what_cannot_be_sent(
+    wrong: dict[str, Any], kind: type[Exception], message: str
+) -> None:
+    api, c = client()
+    create: Any = create_avatar
+    with pytest.raises(kind, match=message):
+        await create(c, "u", **{**photos(), "customization": Customization(), "timeout": 600, **wrong})
+    assert (api.made, api.uploads) == ([], [])
 
 
 @pytest.mark.parametrize(
