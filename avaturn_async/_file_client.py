@@ -16,10 +16,14 @@ if TYPE_CHECKING:
 
 
 class FileClient:
-    """Carries files over connections of its own, which know neither the token nor a caller's session."""
+    """Carries files over connections of its own, which know neither the token nor a caller's session.
+
+    Args:
+        options: Those of ``Transfers``, which is made when the first file is carried.
+    """
 
     def __init__(self, **options: Any) -> None:
-        self._transfer_options = options
+        self._options = options
         self._transfers: Transfers | None = None
         self._files_closed = False
 
@@ -35,14 +39,27 @@ class FileClient:
         on_progress: Callable[[int, int], Any] | None = None,
         timeout: float | None = None,
     ) -> None:
-        """Send the photos of a new avatar: see :meth:`Transfers.upload_photos`.
+        """Send the photos of a new avatar to the ``upload_url`` that came with it.
 
-        They are streamed, without the token, and sent once. A photo is a path, the bytes of an image file, or
-        such a file, open for binary reading. ``timeout`` is the longest silence, in seconds.
+        They are streamed, and sent once: again only when there was no connection at all.
+
+        Args:
+            upload_url: The URL; a credential by itself, so no token goes there.
+            frontal: The face from the front: a path, the bytes of an image file, or such a file, open for
+                binary reading and seekable. A file is read from its position on, and put back there.
+            side_1: The face from one side.
+            side_2: The face from the other side.
+            body_type: ``male`` or ``female``.
+            telephoto: Whether the photos were taken with a telephoto lens.
+            on_progress: Called with the bytes sent and the bytes in all; what it raises ends the upload.
+            timeout: Seconds of silence, in either direction, until it fails; by default the client's timeout.
 
         Raises:
             ValueError: A photo is none, or another argument makes no sense; nothing was sent.
-            TransferError: The address is refused, or the server said no.
+            TransferError: The address is refused, or the server said no (``status``).
+            AvaturnConnectionError: No usable answer; AvaturnTimeoutError after silence. The photos may have
+                arrived.
+            AvaturnDecodeError: The answer is no JSON.
         """
         await self._files().upload_photos(
             upload_url,
@@ -64,14 +81,28 @@ class FileClient:
         max_bytes: int | None = None,
         timeout: float | None = None,
     ) -> Path:
-        """Fetch the file behind a result URL to a file or into a directory: see :meth:`Transfers.download`.
+        """Fetch the file behind a result URL.
 
-        It is streamed, without the token, and appears under its name when it is whole. ``timeout`` is the
-        longest silence, in seconds.
+        It is streamed into a temporary file beside its destination, which is renamed when it is whole and on
+        the disk. After a cut it is resumed, or begun again, within the retry policy.
+
+        Args:
+            url: The URL; no token goes there.
+            destination: The file to make or replace, or a directory, where it gets a safe name from the URL.
+            on_progress: Called with the bytes that are here and those in all, None while nobody knows; what
+                it raises ends the download. A download that is begun again counts from 0 again.
+            max_bytes: The largest size that is taken.
+            timeout: Seconds of silence until an attempt fails; by default the client's timeout.
+
+        Returns:
+            The file.
 
         Raises:
             ValueError: An argument makes no sense; nothing was sent.
-            TransferError: A refused address, an expired URL, a cut, too large, or not what it should be.
+            TransferError: The file did not get across: a refused address, an expired URL or another status
+                (``status``), a cut, too large, or no GLB or image though it was announced as one.
+            AvaturnConnectionError: No usable answer; AvaturnTimeoutError after silence.
+            OSError: The file could not be written.
         """
         return await self._files().download(
             url, destination, on_progress=on_progress, max_bytes=max_bytes, timeout=timeout
@@ -84,7 +115,7 @@ class FileClient:
             # Many a backend never carries a file.
             from avaturn_async._transfer import Transfers  # noqa: PLC0415
 
-            self._transfers = Transfers(**self._transfer_options)
+            self._transfers = Transfers(**self._options)
         return self._transfers
 
     async def _close_files(self) -> None:

@@ -86,28 +86,7 @@ class Transfers:
         on_progress: OnSent | None = None,
         timeout: float | None = None,
     ) -> None:
-        """Send the photos of a new avatar to the ``upload_url`` that came with it.
-
-        They are streamed, and sent once: again only when there was no connection at all.
-
-        Args:
-            upload_url: The URL; a credential by itself, so no token goes there.
-            frontal: The face from the front: a path, the bytes of an image file, or such a file, open for
-                binary reading and seekable. A file is read from its position on, and put back there.
-            side_1: The face from one side.
-            side_2: The face from the other side.
-            body_type: ``male`` or ``female``.
-            telephoto: Whether the photos were taken with a telephoto lens.
-            on_progress: Called with the bytes sent and the bytes in all; what it raises ends the upload.
-            timeout: Seconds of silence, in either direction, until it fails; by default the client's timeout.
-
-        Raises:
-            ValueError: A photo is none, or another argument makes no sense; nothing was sent.
-            TransferError: The address is refused, or the server said no (``status``).
-            AvaturnConnectionError: No usable answer; AvaturnTimeoutError after silence. The photos may have
-                arrived.
-            AvaturnDecodeError: The answer is no JSON.
-        """
+        """See ``AvaturnClient.upload_photos``."""
         url = self._wire.checked("upload_url", upload_url)
         limit = self._limit(timeout)
         async with form_of(
@@ -125,29 +104,7 @@ class Transfers:
         max_bytes: int | None = None,
         timeout: float | None = None,
     ) -> Path:
-        """Fetch the file behind a result URL.
-
-        It is streamed into a temporary file beside its destination, which is renamed when it is whole and on
-        the disk. After a cut it is resumed, or begun again, within the retry policy.
-
-        Args:
-            url: The URL.
-            destination: The file to make or replace, or a directory, where it gets a safe name from the URL.
-            on_progress: Called with the bytes that are here and those in all, None while nobody knows; what
-                it raises ends the download. A download that is begun again counts from 0 again.
-            max_bytes: The largest size that is taken.
-            timeout: Seconds of silence until an attempt fails; by default the client's timeout.
-
-        Returns:
-            The file.
-
-        Raises:
-            ValueError: An argument makes no sense; nothing was sent.
-            TransferError: The file did not get across: a refused address, an expired URL or another status
-                (``status``), a cut, too large, or no GLB or image though it was announced as one.
-            AvaturnConnectionError: No usable answer; AvaturnTimeoutError after silence.
-            OSError: The file could not be written.
-        """
+        """See ``AvaturnClient.download``."""
         checked = self._wire.checked("url", url)
         limit = self._limit(timeout)
         if max_bytes is not None and (type(max_bytes) is not int or max_bytes < 1):
