@@ -6,13 +6,12 @@ It has the same rules as the readers in :mod:`avaturn_async._structure`, and run
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from types import GenericAlias
 from typing import Any, get_args, get_origin
 from uuid import UUID
 
 import attrs
-from cattrs import AttributeValidationNote, BaseValidationError, Converter
+from cattrs import AttributeValidationNote, BaseConverter, BaseValidationError, Converter
 from cattrs.gen import make_dict_structure_fn, override
 
 from avaturn_async._structure import PRIMITIVES, Mismatch, Reader, enum_reader
@@ -80,25 +79,25 @@ def _of_json(kind: type, hook: _Hook) -> _Hook:
     return structure
 
 
-def _object_hook(cls: Any, converter: Converter) -> _Hook:
+def _is_generic(origin: Any) -> Callable[[Any], bool]:
+    return lambda target: get_origin(target) is origin
+
+
+def _object_hook(cls: Any, converter: BaseConverter) -> _Hook:
     omitted: dict[str, Any] = {"extra": override(omit=True)} if "extra" in attrs.fields_dict(cls) else {}
     return _of_json(dict, make_dict_structure_fn(cls, converter, **omitted))
 
 
-def _array_hook(cls: Any, converter: Converter) -> _Hook:
+def _array_hook(cls: Any, converter: BaseConverter) -> _Hook:
     items: Any = GenericAlias(list, get_args(cls)[:1])
     hook = converter.get_structure_hook(items)
     return _of_json(list, lambda value, _: hook(value, items))
 
 
-def _mapping_hook(cls: Any, converter: Converter) -> _Hook:
+def _mapping_hook(cls: Any, converter: BaseConverter) -> _Hook:
     plain: Any = GenericAlias(dict, get_args(cls))
     hook = converter.get_structure_hook(plain)
     return _of_json(dict, lambda value, _: hook(value, plain))
-
-
-def _with(make: Callable[[Any, Converter], _Hook], converter: Converter, target: Any) -> _Hook:
-    return make(target, converter)
 
 
 def _make() -> Converter:
@@ -109,13 +108,9 @@ def _make() -> Converter:
     # A StrEnum is a str to cattrs, so that each is registered by name.
     for enum in OpenEnum.__subclasses__():
         converter.register_structure_hook(enum, _hook_or(enum_reader(enum), "str"))
-    factories: tuple[tuple[Callable[[Any], bool], Callable[[Any, Converter], _Hook]], ...] = (
-        (attrs.has, _object_hook),
-        (lambda t: get_origin(t) is tuple, _array_hook),
-        (lambda t: get_origin(t) is Mapping, _mapping_hook),
-    )
-    for applies, make in factories:
-        converter.register_structure_hook_factory(applies, partial(_with, make, converter))
+    converter.register_structure_hook_factory(attrs.has, _object_hook)
+    converter.register_structure_hook_factory(_is_generic(tuple), _array_hook)
+    converter.register_structure_hook_factory(_is_generic(Mapping), _mapping_hook)
     return converter
 
 

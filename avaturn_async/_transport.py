@@ -117,25 +117,20 @@ class Transport:
         self._given = http
         self._own: aiohttp.ClientSession | None = None
         self._trace_configs = list(trace_configs)
-        self._closed = False
+        self.closed = False
         self._sleep = sleep
         self._random = random
         self._clock = clock
 
-    @property
-    def closed(self) -> bool:
-        """Whether ``close()`` was called."""
-        return self._closed
-
     async def close(self) -> None:
         """Close the ClientSession, if it is ours."""
-        self._closed = True
+        self.closed = True
         if self._own is not None:
             await self._own.close()
 
     def session(self) -> aiohttp.ClientSession:
         """The ClientSession to send with, made at first use so that it belongs to the running loop."""
-        if self._closed:
+        if self.closed:
             raise errors.ClientClosedError("this AvaturnClient is closed: make a new one")
         if self._given is not None:
             if self._given.closed:

@@ -1,7 +1,8 @@
 """AvaturnClient: the ten calls of the Avaturn API, and the way to those that do not exist yet.
 
 Vendor's reference: https://docs.avaturn.me. Every method takes ``timeout=``, seconds for one attempt with
-head and body together, and raises the errors of :mod:`avaturn_async.errors`.
+head and body together, and raises the errors of :mod:`avaturn_async.errors`. An argument that makes no sense
+is a ValueError, one of the wrong type a TypeError, before anything is sent.
 """
 
 from __future__ import annotations
@@ -151,7 +152,7 @@ class AvaturnClient(FileClient):
         await self.close()
 
     async def close(self) -> None:
-        """Close the connections that the client opened. Twice is fine."""
+        """Close the connections that the client opened; calls raise ClientClosedError then. Twice is fine."""
         await self._transport.close()
         await self._close_files()
 
@@ -247,7 +248,7 @@ class AvaturnClient(FileClient):
         return await self._transport.call(Render, "POST", "/api/v1/renders/new", query=query, timeout=timeout)
 
     async def create_export(self, avatar_id: UUID | str, *, timeout: float | None = None) -> Export:
-        """Create Export: the avatar as GLB. Repeating the call is how one polls it."""
+        """Create Export: the avatar as GLB. Repeat the call until it is ready: see ``wait_for_export``."""
         query = f"avatar_id={id_text(avatar_id)}"
         return await self._transport.call(
             Export, "POST", "/api/v1/exports/new", query=query, timeout=timeout, repeatable=True
@@ -265,10 +266,11 @@ class AvaturnClient(FileClient):
         """A call that this release does not know, with the same token, retry and errors.
 
         Args:
-            method: HTTP method. A POST is sent again only when it provably never left.
+            method: HTTP method. A POST or PATCH that failed is sent again only when it provably never left,
+                or when the server said when to come back.
             path: Path from the root of ``base_url``, such as ``/api/v1/users/new``.
             params: The query; values are text, numbers, truth values, UUIDs, or lists of them.
-            json: The body, as JSON values.
+            json: The body, as JSON values; None for none.
             timeout: Seconds for one attempt.
 
         Returns:
