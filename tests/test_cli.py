@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import gzip
+import io
 import json
 import os
 import pty
@@ -519,6 +520,11 @@ async def test_an_answer_that_is_none_is_a_sentence(answer: bytes, sentence: str
             await ran("send", f"http://127.0.0.1:{port}/path?k={SECRET}")
 
 
+def test_a_place_of_ipv6_is_named_as_in_a_url(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["send", "http://[::1]:1/x"]) == 1
+    assert capsys.readouterr().err.startswith("error: http://[::1]:1: ")
+
+
 async def test_an_interim_answer_is_passed_over() -> None:
     async with raw_server(b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.0 204\r\n\r\n") as (port, _):
         assert (await ran("send", f"http://127.0.0.1:{port}"))[1][1].endswith(": 204")
@@ -829,6 +835,16 @@ def test_colours_come_on_a_terminal_if_rich_is_there(
         assert os.read(ours, 1000).startswith(starts + b"b]: 200")
     os.close(ours)
     vars(_output)["_console"].cache_clear()
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_what_an_encoding_has_no_letters_for_is_said_all_the_same(
+    encoding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stdout = io.TextIOWrapper(io.BytesIO(), encoding=encoding, newline="\n")
+    monkeypatch.setattr(sys, "stdout", stdout)
+    _output.say("user_id=Ж")
+    assert stdout.buffer.getvalue() == b"user_id=\\u0416\n"
 
 
 def test_say_prints_plainly_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,6 +23,9 @@ class Say(Protocol):
 
 def say(text: str, style: str = "") -> None:
     """Print a line on standard output, at once."""
+    # Its encoding may have no letters for what was sent; an error here would be an error for the sender.
+    encoding = sys.stdout.encoding or "utf-8"
+    text = text.encode(encoding, "backslashreplace").decode(encoding)
     console = _console() if sys.stdout.isatty() else None
     try:
         if console is None:

@@ -69,6 +69,7 @@ def _made_up(options: argparse.Namespace) -> Event:
     avatar_id = options.avatar_id or uuid4()
     user_id = options.user_id or randomness.token_hex(16)
     ready = options.status == "ready"
+    # raw names the URL, so that it goes out as null, not left out, when the task failed: as Avaturn sends it.
     match options.event:
         case "avatar.ready":
             return AvatarReady(

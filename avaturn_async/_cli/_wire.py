@@ -58,7 +58,7 @@ async def deliver(
     Args:
         url: Where to.
         method: HTTP method.
-        query: The query, undecoded; one that is in the URL counts more.
+        query: The query, undecoded, in case the URL has none.
         headers: Names and values; those that belong to a connection are left out.
         body: The body.
         timeout: Seconds in all.
@@ -66,7 +66,6 @@ async def deliver(
     Raises:
         Failure: There is no answer.
     """
-    place = f"{url.scheme}://{url.host}:{url.port}"
     query = url.raw_query_string.encode() or query
     target = url.raw_path.encode() + (b"?" + query if query else b"")
     head = [
@@ -87,7 +86,7 @@ async def deliver(
         reason = why(error)
     except ValueError:
         reason = "its answer is not HTTP"
-    raise Failure(f"{place}: {reason}")
+    raise Failure(f"{url.origin()}: {reason}")
 
 
 async def _exchange(url: URL, request: bytes) -> int:
