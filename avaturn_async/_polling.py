@@ -39,6 +39,9 @@ class PollPolicy:
 
     The n-th pause is drawn evenly from the upper half of ``min(cap, first * factor ** n)`` seconds, so that
     many who began together do not ask together.
+
+    Raises:
+        ValueError: A number makes no sense.
     """
 
     first: float = field(default=1.0, validator=seconds_from_zero)

@@ -117,7 +117,7 @@ class _Body(AsyncIterator[bytes]):
 
     async def __anext__(self) -> bytes:
         try:
-            # Who asks for the next piece has got the last one across.
+            # aiohttp asks for the next piece when the last one is across.
             self._count()
             piece = next(self._pieces, None)
             data = b"" if piece is None else await self._form.piece(piece)
@@ -181,15 +181,12 @@ async def _attempt(
         failure = connection_failure(doing, error, limit, repeatable=False)
     if body.trouble is not None:
         raise body.trouble
-    _check_status(doing, url, status, content)
+    if status and not 200 <= status < 300:  # noqa: PLR2004 - the 2xx
+        # Said also when the connection broke thereafter, as it does when a body is refused midway.
+        raise TransferError(f"{doing}: {status}{_words(content, url)}", status)
     if failure is None:
         _check_answer(doing, content, body.sent, form.size)
     return failure
-
-
-def _check_status(doing: str, url: URL, status: int, content: bytes) -> None:
-    if status and not 200 <= status < 300:  # noqa: PLR2004 - the 2xx
-        raise TransferError(f"{doing}: {status}{_words(content, url)}", status)
 
 
 def _check_answer(doing: str, content: bytes, sent: int, size: int) -> None:

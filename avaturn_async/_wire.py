@@ -260,7 +260,7 @@ class Wire:
 
     def _redirected(self, doing: str, url: URL, location: str) -> URL:
         try:
-            target = self.checked("it", url.join(_spelled(location))) if location else None
+            target = self.checked("Location", url.join(_spelled(location))) if location else None
         except ValueError:
             target = None
         if target is None:

@@ -2,7 +2,9 @@
 
 Each function ends within a second of its ``timeout``, which is required. With a ``router`` the webhook wakes
 it; a webhook that is lost, or a store that is away, only delays, since the API is asked as well, ever more
-slowly. However many wait for the same thing with the same client, one loop asks for it.
+slowly. A poll that fails with 5xx, 429 or no connection is skipped; other errors of the API are raised.
+However many wait for the same thing with the same client, one loop asks for it, as often as the first of
+them said.
 """
 
 from __future__ import annotations
