@@ -109,6 +109,15 @@ def test_a_wrong_option_is_named(options: list[str], capsys: pytest.CaptureFixtu
     assert options[0] in capsys.readouterr().err
 
 
+def test_a_url_that_is_none_is_not_repeated(capsys: pytest.CaptureFixture[str]) -> None:
+    for url in ("nowhere?key=s3cret", "http://[x?key=s3cret", "http://h:abc/?key=s3cret"):
+        with pytest.raises(SystemExit):
+            main(["--webhook-url", url])
+        said = capsys.readouterr().err
+        assert "--webhook-url: webhook_url must be a URL" in said
+        assert "s3cret" not in said
+
+
 def test_help_lists_every_option(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["--help"])

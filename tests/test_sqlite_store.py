@@ -76,11 +76,11 @@ def arrival(key: str, body: bytes = b"x", **options: Any) -> Arrival:
 
 
 class Pause:
-    """Holds up the thread that writes, or reads, so that what is asked meanwhile comes to it at a time."""
+    """Holds up the thread that writes, so that what is asked meanwhile comes to it at a time."""
 
-    def __init__(self, store: SQLiteStore, *, reading: bool = False) -> None:
+    def __init__(self, store: SQLiteStore) -> None:
         self._go_on = threading.Event()
-        self._ask = engine_of(store).read if reading else engine_of(store).write
+        self._store = store
 
     async def __aenter__(self) -> None:
         loop, here = asyncio.get_running_loop(), asyncio.Event()
@@ -89,7 +89,7 @@ class Pause:
             loop.call_soon_threadsafe(here.set)
             self._go_on.wait()
 
-        self._done = self._ask(wait)
+        self._done = engine_of(self._store).write(wait)
         await here.wait()
 
     async def __aexit__(self, *_: object) -> None:
@@ -682,17 +682,6 @@ async def test_closing_answers_all_that_was_asked_and_leaves_one_file(path: Path
             await store.append(arrival("one more"))
         await store.start()
         assert (await store.sizes())["events"] == 600
-
-
-async def test_closing_answers_also_those_who_read(path: Path) -> None:
-    async with opened(path) as store:
-        await store.append(arrival("one"))
-        async with Pause(store, reading=True):
-            asked = [asyncio.ensure_future(store.read(_AVATAR)) for _ in range(3)]
-            await asyncio.sleep(0)
-            closing_ = asyncio.ensure_future(store.close())
-        await closing_
-        assert [len(found) for found in await asyncio.gather(*asked)] == [1, 1, 1]
 
 
 async def test_a_start_that_is_cancelled_leaves_nothing_open(path: Path) -> None:

@@ -7,10 +7,9 @@ import asyncio
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 
-from yarl import URL
-
 from avaturn_async._secret_options import add_secret_options, secrets_of
 from avaturn_async.testing._server import FakeAvaturn
+from avaturn_async.testing._webhooks import check_webhook_url
 from avaturn_async.webhooks import HmacSha256
 
 DESCRIPTION = "A server that stands in for Avaturn: the API, photo uploads, files and webhooks."
@@ -101,8 +100,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _web_url(text: str) -> str:
-    if URL(text).scheme not in {"http", "https"} or not URL(text).host:
-        raise argparse.ArgumentTypeError("must be a URL such as http://127.0.0.1:8080/webhook")
+    try:
+        check_webhook_url(text)
+    except ValueError as error:
+        # A bare ValueError would make argparse repeat the URL, which may hold a secret.
+        raise argparse.ArgumentTypeError(str(error)) from None
     return text
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Any, Protocol
 
 import aiohttp
@@ -63,17 +64,24 @@ class _Message:
     accepted: bool = False
 
 
-def _check_url(_: Any, __: Any, url: str | None) -> None:
+def check_webhook_url(url: str) -> None:
     """Else every delivery would fail without a word. The message does not repeat it: it may hold a secret."""
-    if url is not None and (URL(url).scheme not in {"http", "https"} or not URL(url).host):
-        raise ValueError("webhook_url must be a URL such as http://127.0.0.1:8080/webhook")
+    with suppress(ValueError):
+        if URL(url).scheme in {"http", "https"} and URL(url).host:
+            return
+    raise ValueError("webhook_url must be a URL such as http://127.0.0.1:8080/webhook")
+
+
+def _checked_if_given(_: Any, __: Any, url: str | None) -> None:
+    if url is not None:
+        check_webhook_url(url)
 
 
 @define(kw_only=True)
 class Webhooks:
     """Sends webhooks to the registered URL, if there is one."""
 
-    url: str | None = field(repr=False, validator=_check_url)
+    url: str | None = field(repr=False, validator=_checked_if_given)
     signer: Signer | None
     timeout: float
     retries: Sequence[float]
