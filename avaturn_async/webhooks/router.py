@@ -7,19 +7,17 @@ up in the same tick and one who comes late all just work.
 
 from __future__ import annotations
 
-import asyncio
 import json
-import logging
 import random
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 from uuid import UUID
 
-from avaturn_async.errors import StoreError
 from avaturn_async.models import Export, Render, RenderFormat, SessionConfig, as_uuid
 from avaturn_async.webhooks._handlers import Handlers
 from avaturn_async.webhooks._inbox import E, Inbox, Reader, check_event_type
 from avaturn_async.webhooks._sessions import RoutedSession, Sessions, id_of
+from avaturn_async.webhooks._tending import Tending
 from avaturn_async.webhooks._worker import Limits
 from avaturn_async.webhooks.events import AvatarReady, Event, ExportReady, RenderReady, UnknownEvent
 from avaturn_async.webhooks.stores import EventStore, SessionRecord
@@ -31,9 +29,6 @@ if TYPE_CHECKING:
     from avaturn_async.client import AvaturnClient
 
 __all__ = ["RoutedSession", "SessionRouter"]
-
-_log = logging.getLogger("avaturn_async.webhooks")
-_EXPIRE_AT_ONCE = 200
 
 _Done = Coroutine[Any, Any, object]
 _OnAvatar = TypeVar("_OnAvatar", bound="Callable[[AvatarReady, RoutedSession | None], _Done]")
@@ -81,7 +76,7 @@ class SessionRouter:
         self._handlers = Handlers(
             self._inbox, limits, session=self._opener, unrouted=self.sessions.is_unrouted
         )
-        self._tending: asyncio.Task[None] | None = None
+        self._tending = Tending(self._inbox, self._handlers)
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -103,8 +98,7 @@ class SessionRouter:
             self._handlers.open()
         await self._inbox.open()
         self._handlers.wake()
-        if self._tending is None:
-            self._tending = asyncio.create_task(self._tend(), name="tend the event store")
+        self._tending.start()
 
     async def close(self) -> None:
         """Have waiters and iterators raise RouterClosedError, drain the handlers, let go of the store.
@@ -116,10 +110,7 @@ class SessionRouter:
         try:
             await self._handlers.drain()
         finally:
-            tending, self._tending = self._tending, None
-            if tending is not None:
-                tending.cancel()
-                await asyncio.wait((tending,))
+            await self._tending.stop()
             await self._inbox.close()
 
     async def publish(self, event: Event, *, key: str, body: bytes) -> bool:
@@ -305,16 +296,3 @@ class SessionRouter:
     async def _opener(self, session_id: str | None) -> RoutedSession | None:
         record = None if session_id is None else await self.sessions.find("session", UUID(session_id))
         return None if record is None else self._routed(record)
-
-    async def _tend(self) -> None:
-        """Now and then drop what expired, and look for what other processes left behind."""
-        store = await self._inbox.ready()
-        while True:
-            await asyncio.sleep(store.takeover / 3)
-            try:
-                # In slices, so that nobody waits for a long clean-up.
-                while await store.expire(limit=_EXPIRE_AT_ONCE):  # noqa: ASYNC110 - others get a turn
-                    await asyncio.sleep(0)
-            except StoreError as error:
-                _log.warning("the event store could not drop what expired: %s", error)
-            self._handlers.wake()
