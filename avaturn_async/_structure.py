@@ -235,4 +235,6 @@ def unstructure(value: Any) -> Any:
         sent = dict(fields.pop("extra", {}))
         sent.update((name, unstructure(v)) for name, v in fields.items() if v is not None)
         return sent
+    if isinstance(value, Mapping):
+        return dict(cast("Mapping[str, Any]", value))  # json knows dict only
     return str(value) if isinstance(value, UUID) else value

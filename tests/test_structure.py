@@ -6,6 +6,7 @@ import copy
 import json
 import pickle
 import re
+from types import MappingProxyType
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -320,3 +321,8 @@ def test_whatever_json_comes_it_is_the_model_or_a_decode_error(value: Any, cls: 
         structure(value, cls)
     except AvaturnDecodeError as error:
         assert error.problems  # noqa: PT017 - either outcome is fine
+
+
+def test_metadata_may_be_any_mapping() -> None:
+    metadata = MappingProxyType({"k": "v"})
+    assert json.loads(dumps(unstructure(Customization(metadata=metadata)))) == {"metadata": {"k": "v"}}
