@@ -14,8 +14,9 @@ import attrs
 from cattrs import AttributeValidationNote, BaseConverter, BaseValidationError, Converter
 from cattrs.gen import make_dict_structure_fn, override
 
+from avaturn_async._ids import uuid_of
 from avaturn_async._structure import PRIMITIVES, Mismatch, Reader, enum_reader
-from avaturn_async.models import OpenEnum, uuid_of
+from avaturn_async.models import OpenEnum
 
 _Hook = Callable[[Any, Any], Any]
 _MOST_PROBLEMS = 20

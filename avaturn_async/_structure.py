@@ -17,8 +17,8 @@ from uuid import UUID
 
 import attrs
 
+from avaturn_async._ids import uuid_of, uuids_of
 from avaturn_async.errors import AvaturnDecodeError
-from avaturn_async.models import uuid_of
 
 T = TypeVar("T")
 Reader = Callable[[Any], Any]
@@ -28,7 +28,7 @@ _new = object.__new__
 
 NOT_SENT = {
     # A known key that was sent as null is kept as well: unsent and null may differ to the server.
-    "extra": "{k: v for k, v in value.items() if v is None or k not in names}",
+    "extra": "{} if known == len(value) else extra(value, names)",
     # Events have these two; a position is given by a store, whatever was posted.
     "raw": "value",
     "position": "0",
@@ -99,17 +99,26 @@ def _object_reader(cls: Any) -> Reader:
         def read(value):
             if type(value) is not dict:
                 raise Mismatch("object")
-            made = new(cls)
+            made, known = new(cls), 1
             put_status(made, read_status(value["status"]))
             item = value.get("url")
-            put_url(made, None if item is None else read_url(item))
+            if item is None:
+                put_url(made, None)
+            else:
+                put_url(made, read_url(item))
+                known += 1
             return made
     """
     types = get_type_hints(cls)
-    names = tuple(field.name for field in attrs.fields(cls) if field.name not in NOT_SENT)
-    lines = ["if type(value) is not dict:", "    raise Mismatch('object')", "made = new(cls)"]
-    scope: dict[str, Any] = {"Mismatch": Mismatch, "new": _new, "cls": cls, "names": frozenset(names)}
-    for field in attrs.fields(cls):
+    # What the object itself is filled with comes first: the rest may depend on it.
+    fields = sorted(attrs.fields(cls), key=lambda field: field.name in NOT_SENT)
+    sent = {field.name for field in fields if field.name not in NOT_SENT}
+    required = sum(field.default is attrs.NOTHING for field in fields)
+    lines = ["if type(value) is not dict:", "    raise Mismatch('object')"]
+    lines.append(f"made, known = new(cls), {required}")
+    scope: dict[str, Any] = {"Mismatch": Mismatch, "new": _new, "cls": cls}
+    scope |= {"names": frozenset(sent), "extra": _extra}
+    for field in fields:
         name = field.name
         scope[f"put_{name}"] = slot(cls, name)
         if name in NOT_SENT:
@@ -119,8 +128,8 @@ def _object_reader(cls: Any) -> Reader:
         if field.default is attrs.NOTHING:
             lines.append(f"put_{name}(made, read_{name}(value[{name!r}]))")
         else:
-            lines.append(f"item = value.get({name!r})")
-            lines.append(f"put_{name}(made, None if item is None else read_{name}(item))")
+            lines += [f"item = value.get({name!r})", "if item is None:", f"    put_{name}(made, None)"]
+            lines += ["else:", f"    put_{name}(made, read_{name}(item))", "    known += 1"]
     source = "\n    ".join(["def read(value):", *lines, "return made"])
     code = compile(source, f"<reader of {cls.__name__}>", "exec")
     exec(code, scope)  # noqa: S102 - made of the names of our own fields
@@ -128,13 +137,47 @@ def _object_reader(cls: Any) -> Reader:
     return written
 
 
+def _extra(value: dict[str, Any], names: frozenset[str]) -> dict[str, Any]:
+    return {k: v for k, v in value.items() if v is None or k not in names}
+
+
 def _array_reader(item: Any) -> Reader:
+    if attrs.has(item) and all(f.default is attrs.NOTHING for f in attrs.fields(item)):
+        return _table_reader(item)
     read_item = reader(item)
 
     def read(value: Any) -> Any:
         return tuple(map(read_item, _only(list, value, "array")))
 
     return read
+
+
+def _table_reader(cls: Any) -> Reader:
+    """For an array of objects from which nothing may be absent: it is read column by column.
+
+    A check of a thousand ids at once takes half the time of a thousand checks.
+    """
+    types = get_type_hints(cls)
+    columns = [(f.name, slot(cls, f.name), _column_reader(types[f.name])) for f in attrs.fields(cls)]
+
+    def read(value: Any) -> Any:
+        rows = _only(list, value, "array")
+        if not {*map(type, rows)} <= {dict}:
+            raise Mismatch("object")
+        found = [_new(cls) for _ in rows]
+        for name, put, read_column in columns:
+            for made, item in zip(found, read_column([row[name] for row in rows]), strict=True):
+                put(made, item)
+        return tuple(found)
+
+    return read
+
+
+def _column_reader(kind: Any) -> Reader:
+    if kind is UUID:
+        return uuids_of
+    read_item = reader(kind)
+    return lambda values: [*map(read_item, values)]
 
 
 def _mapping_reader(item: Any) -> Reader:

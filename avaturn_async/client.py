@@ -25,6 +25,7 @@ from avaturn_async._arguments import (
     user_segment,
 )
 from avaturn_async._file_client import FileClient
+from avaturn_async._ids import as_uuid, id_text
 from avaturn_async._retry import RetryPolicy
 from avaturn_async._structure import dumps, unstructure
 from avaturn_async._transport import Transport
@@ -41,8 +42,6 @@ from avaturn_async.models import (
     Session,
     SessionConfig,
     User,
-    as_uuid,
-    id_text,
 )
 
 if TYPE_CHECKING:

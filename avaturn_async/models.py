@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, Self
-from uuid import UUID, SafeUUID
+from uuid import UUID
 
 from attrs import field, frozen
+
+from avaturn_async._ids import as_uuid
 
 __all__ = [
     "AssetSlot",
@@ -34,55 +36,6 @@ __all__ = [
     "TaskStatus",
     "User",
 ]
-
-_fill_int, _fill_is_safe = vars(UUID)["int"].__set__, vars(UUID)["is_safe"].__set__
-_new, _unknown = object.__new__, SafeUUID.unknown
-_bytes_from_hex, _int_from_bytes = bytes.fromhex, int.from_bytes
-
-
-def uuid_of(text: Any) -> UUID:
-    """The UUID in its canonical text: 8-4-4-4-12 hexadecimal digits.
-
-    ``uuid.UUID()`` also takes braces, ``urn:uuid:``, missing dashes, underscores and digits of other scripts,
-    and twice the time, which counts: ids are most of what the API answers.
-
-    Raises:
-        ValueError: It is anything else.
-    """
-    # Without the dashes 32 characters are left; no fewer than 32 hexadecimal digits make 16 bytes.
-    if type(text) is str and len(text) == 36 and text[8:24:5] == "----":  # noqa: PLR2004
-        try:
-            raw = _bytes_from_hex(text.replace("-", ""))
-        except ValueError:
-            raw = b""
-        if len(raw) == 16:  # noqa: PLR2004
-            # All that is left of UUID.__init__ for a value that is known to be right.
-            made = _new(UUID)
-            _fill_int(made, _int_from_bytes(raw))
-            _fill_is_safe(made, _unknown)
-            return made
-    shown = repr(text[:60]) if isinstance(text, str) else type(text).__name__
-    raise ValueError(f"not a UUID in canonical form: {shown}")
-
-
-def as_uuid(value: UUID | str) -> UUID:
-    """The id that is meant: a UUID, or its canonical text (8-4-4-4-12 hexadecimal digits).
-
-    Raises:
-        ValueError: The text is not a UUID in canonical form.
-        TypeError: The value is neither a UUID nor text.
-    """
-    if isinstance(value, UUID):
-        return value
-    if not isinstance(value, str):
-        raise TypeError(f"an id must be a uuid.UUID or a str, not {type(value).__name__}")
-    return uuid_of(str(value))
-
-
-def id_text(value: UUID | str) -> str:
-    """The canonical text of an id in lower case, for a URL; errors as those of ``as_uuid``."""
-    made = as_uuid(value)
-    return value.lower() if type(value) is str else str(made)
 
 
 class OpenEnum(StrEnum):

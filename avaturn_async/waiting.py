@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
 from avaturn_async._arguments import customization_body
+from avaturn_async._ids import as_uuid
 from avaturn_async._polling import PollPolicy, deadline_of, first
 from avaturn_async.errors import AvaturnError, AvaturnTimeoutError, StoreError, TaskFailedError
-from avaturn_async.models import Avatar, Export, ScanStatus, TaskStatus, as_uuid
+from avaturn_async.models import Avatar, Export, ScanStatus, TaskStatus
 
 if TYPE_CHECKING:
     import os

@@ -17,8 +17,8 @@ from avaturn_async._cli._schemes import add_scheme_options
 from avaturn_async._cli._send import replay, send
 from avaturn_async._cli._serve import add_address_options
 from avaturn_async._cli._wire import web_url
+from avaturn_async._ids import as_uuid
 from avaturn_async._version import __version__
-from avaturn_async.models import as_uuid
 from avaturn_async.testing import __main__ as testing
 
 Run = Callable[[argparse.Namespace, Say], Awaitable[int]]

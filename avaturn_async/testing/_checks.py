@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
-from avaturn_async.models import as_uuid
+from avaturn_async._ids import as_uuid
 from avaturn_async.testing._requests import RecordedRequest, Refused
 
 Place = tuple[str | int, ...]

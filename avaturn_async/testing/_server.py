@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Self
 from uuid import UUID
 
-from avaturn_async.models import as_uuid
+from avaturn_async._ids import as_uuid
 from avaturn_async.testing._api import Api, check_customization
 from avaturn_async.testing._background import Background
 from avaturn_async.testing._faults import Failing, Fault, WebhookFault

@@ -8,8 +8,9 @@ from uuid import UUID
 
 from attrs import field, frozen
 
+from avaturn_async._ids import as_uuid
 from avaturn_async.errors import UnknownSessionError
-from avaturn_async.models import EditExisting, Export, Render, RenderFormat, Session, SessionConfig, as_uuid
+from avaturn_async.models import EditExisting, Export, Render, RenderFormat, Session, SessionConfig
 from avaturn_async.webhooks._asking import Asking
 from avaturn_async.webhooks._context import context_text
 from avaturn_async.webhooks._inbox import E, Inbox

@@ -17,9 +17,10 @@ from uuid import UUID
 import attrs
 from attrs import field, frozen
 
+from avaturn_async._ids import uuid_of
 from avaturn_async._structure import NOT_SENT, UNREADABLE, Put, read_str, reader, slot
 from avaturn_async.errors import WebhookPayloadError
-from avaturn_async.models import ScanStatus, TaskStatus, uuid_of
+from avaturn_async.models import ScanStatus, TaskStatus
 from avaturn_async.webhooks._json import strict_json
 
 __all__ = ["AvatarReady", "Event", "ExportReady", "RenderReady", "UnknownEvent", "event_body", "parse_event"]

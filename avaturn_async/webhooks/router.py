@@ -13,7 +13,8 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 from uuid import UUID
 
-from avaturn_async.models import Export, Render, RenderFormat, SessionConfig, as_uuid
+from avaturn_async._ids import as_uuid
+from avaturn_async.models import Export, Render, RenderFormat, SessionConfig
 from avaturn_async.webhooks._handlers import Handlers
 from avaturn_async.webhooks._inbox import E, Inbox, Reader, check_event_type
 from avaturn_async.webhooks._sessions import RoutedSession, Sessions, id_of
