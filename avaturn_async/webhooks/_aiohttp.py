@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 import aiohttp
@@ -23,7 +24,9 @@ def add_to(receiver: WebhookReceiver, app: web.Application, path: str) -> None:
         async with receiver.router:
             yield
 
-    app.router.add_route(hdrs.METH_ANY, path, receiver.handle, expect_handler=receiver.expect)
+    app.router.add_route(
+        hdrs.METH_ANY, path, partial(handle, receiver), expect_handler=partial(expect, receiver)
+    )
     app.cleanup_ctx.append(lifetime)
 
 

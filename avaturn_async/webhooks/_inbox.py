@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any, TypeVar
 
+from avaturn_async._ids import text_of
 from avaturn_async.errors import AvaturnTimeoutError, RouterClosedError, StoreError
 from avaturn_async.webhooks.events import (
     AvatarReady,
@@ -175,10 +176,13 @@ class Reader(AsyncIterator[Event]):
             hint = self._inbox.expect(self._topic)
             try:
                 event = await self._next(store)
+                if event is None:
+                    self._inbox.check_open()
+                    await hint
+                    # What was hinted at can be read by now.
+                    event = await self._next(store)
                 if event is not None:
                     return event
-                self._inbox.check_open()
-                await hint
             except StoreError as error:
                 if not self._has_read:
                     raise
@@ -246,12 +250,12 @@ def check_event_type(event_type: Any) -> None:
 
 
 def _arrival(event: Event, key: str, body: bytes) -> Arrival:
-    subjects = () if event.avatar_id is None else ("avatar:" + str(event.avatar_id),)
-    named = None if event.session_id is None else str(event.session_id)
+    subjects = () if event.avatar_id is None else ("avatar:" + text_of(event.avatar_id),)
+    named = None if event.session_id is None else text_of(event.session_id)
     # What a session made is an avatar: that is how its exports and renders find the way back to it.
     binds = subjects if named is not None and isinstance(event, AvatarReady) else ()
     if isinstance(event, RenderReady):
-        subjects = (f"render:{event.id}", *subjects)
+        subjects = ("render:" + text_of(event.id), *subjects)
     return Arrival(key=key, body=body, session_id=named, subjects=subjects, binds=binds)
 
 

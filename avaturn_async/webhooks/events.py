@@ -182,19 +182,19 @@ def _problems(cls: Any, raw: dict[str, Any]) -> tuple[str, ...]:
 def at_position(event: Event, position: int) -> Event:
     """The event as the one that a store has at a position: ``attrs.evolve`` in a third of its time."""
     cls: Any = type(event)
-    copied, put_position = _slots(cls)
+    get_values, puts, put_position = _slots(cls)
     made: Event = object.__new__(cls)
-    for get, put in copied:
-        put(made, get(event))
+    for put, value in zip(puts, get_values(event), strict=True):
+        put(made, value)
     put_position(made, position)
     return made
 
 
 @cache
-def _slots(cls: Any) -> tuple[tuple[tuple[Callable[[Any], Any], Put], ...], Put]:
-    """What gets and what fills each slot of a class but ``position``, and what fills that."""
+def _slots(cls: Any) -> tuple[Callable[[Any], tuple[Any, ...]], list[Put], Put]:
+    """What gets the values of all slots of a class but ``position``, what fills them, and what fills that."""
     names = [a.name for a in attrs.fields(cls) if a.name != "position"]
-    return tuple((attrgetter(name), slot(cls, name)) for name in names), slot(cls, "position")
+    return attrgetter(*names), [slot(cls, name) for name in names], slot(cls, "position")
 
 
 def event_body(event: Event) -> bytes:

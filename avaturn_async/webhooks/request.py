@@ -10,6 +10,9 @@ from attrs import field, frozen
 __all__ = ["WebhookReply", "WebhookRequest"]
 
 
+_lower = bytes.lower
+
+
 class RawHeaders(tuple[tuple[bytes, bytes], ...]):  # noqa: SLOT001 - a tuple has no room for slots
     """Names and values as they stood on the wire, gone through once for all who look for one of them.
 
@@ -23,12 +26,14 @@ class RawHeaders(tuple[tuple[bytes, bytes], ...]):  # noqa: SLOT001 - a tuple ha
     def __new__(cls, headers: Iterable[tuple[Any, Any]]) -> Self:
         """Check them, and look at each of them."""
         pairs = tuple(headers)
-        by_name: dict[bytes, list[bytes]] = {}
+        by_name: dict[bytes, tuple[bytes, ...]] = {}
         try:
             for name, value in pairs:
-                if not isinstance(name, bytes) or not isinstance(value, bytes):
+                if type(value) is not bytes:
                     raise TypeError  # noqa: TRY301 - as a pair that is none does
-                by_name.setdefault(name.lower(), []).append(value)
+                # Nothing but bytes has this method of theirs.
+                lower = _lower(name)
+                by_name[lower] = (*by_name[lower], value) if lower in by_name else (value,)
         except (TypeError, ValueError):
             raise TypeError("headers must be pairs of bytes, as they stood on the wire") from None
         made = super().__new__(cls, pairs)
