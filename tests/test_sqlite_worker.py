@@ -79,6 +79,34 @@ async def test_all_that_was_asked_before_the_stop_is_answered(
     assert batches.count == 1 + transactions
 
 
+async def test_one_that_fails_takes_no_transaction_of_their_own_from_those_beside_it(
+    tmp_path: Path, kind: str
+) -> None:
+    statements: list[str] = []
+
+    def desk(connection: sqlite3.Connection) -> sqlite3.Connection:
+        connection.set_trace_callback(statements.append)
+        return connection
+
+    def fail(_: sqlite3.Connection) -> None:
+        raise ValueError("no")
+
+    loop = asyncio.get_running_loop()
+    worker = Worker(tmp_path / "store.db", desk, kind=kind, after=Batches().after, loop=loop)
+    async with held_up(worker):
+        before = [worker.ask(one) for _ in range(50)]
+        failed = worker.ask(fail)
+        after = [worker.ask(one) for _ in range(50)]
+        worker.stop()
+    await end_of(worker)
+    assert await asyncio.gather(*before, *after) == [1] * 100
+    with pytest.raises(ValueError, match="no"):
+        await failed
+    # The one that held it up, all at once, and all once more with a way back for each.
+    assert (statements.count(f"BEGIN {kind}"), statements.count("COMMIT")) == (3, 2)
+    assert statements.count("SAVEPOINT job") == 101
+
+
 async def test_a_stop_ends_a_thread_that_has_nothing_to_do(tmp_path: Path, kind: str) -> None:
     batches = Batches()
     worker = begin(tmp_path / "store.db", kind, batches)

@@ -51,6 +51,9 @@ class Job(Generic[C]):
             self.future.set_exception(as_told(self.error, path))
 
 
+_DoOne = Callable[[sqlite3.Connection, C, Job[C]], None]
+
+
 class Worker(Generic[C]):
     """A thread with a connection of its own, which does what it is asked in the order in which it came.
 
@@ -123,11 +126,11 @@ class Worker(Generic[C]):
                 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def _do(self, connection: sqlite3.Connection, desk: C, batch: Sequence[Job[C]], deadline: float) -> None:
-        try:
-            patiently(partial(self._do_all, connection, desk, batch), deadline)
-        except Exception as error:  # noqa: BLE001 - whoever asked is told, and the thread goes on
-            failure = error
-        else:
+        # First as if nothing could fail, which is nearly always so: a savepoint for each has its price.
+        failure = self._failure(partial(self._do_all, connection, desk, batch, _do_one), deadline)
+        if failure is not None and not is_locked(failure):
+            failure = self._failure(partial(self._do_all, connection, desk, batch, _do_apart), deadline)
+        if failure is None:
             return
         for job in batch:
             job.error = failure
@@ -141,11 +144,20 @@ class Worker(Generic[C]):
                 if time.monotonic() < deadline:
                     self._do(connection, desk, [job], deadline)
 
-    def _do_all(self, connection: sqlite3.Connection, desk: C, batch: Sequence[Job[C]]) -> None:
+    def _failure(self, work: Callable[[], None], deadline: float) -> Exception | None:
+        try:
+            patiently(work, deadline)
+        except Exception as error:  # noqa: BLE001 - whoever asked is told, and the thread goes on
+            return error
+        return None
+
+    def _do_all(
+        self, connection: sqlite3.Connection, desk: C, batch: Sequence[Job[C]], do_one: _DoOne[C]
+    ) -> None:
         with transaction(connection, self._kind):
             check_version(connection, self._path)
             for job in batch:
-                _do_one(connection, desk, job)
+                do_one(connection, desk, job)
 
     def _after_them(self, desk: C) -> Callable[[], None] | None:
         # What is committed must be answered, whatever goes wrong now.
@@ -190,7 +202,12 @@ class Worker(Generic[C]):
             self._loop.call_soon_threadsafe(callback)
 
 
-def _do_one(connection: sqlite3.Connection, desk: C, job: Job[C]) -> None:
+def _do_one(_: sqlite3.Connection, desk: C, job: Job[C]) -> None:
+    """Do a job; one that fails ends the transaction."""
+    job.result, job.error = job.work(desk), None
+
+
+def _do_apart(connection: sqlite3.Connection, desk: C, job: Job[C]) -> None:
     """Do a job; one that fails leaves nothing behind, and those beside it alone."""
     connection.execute("SAVEPOINT job")
     try:
