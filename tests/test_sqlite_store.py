@@ -422,6 +422,40 @@ async def test_expiry_never_takes_more_than_was_asked_for(path: Path) -> None:
     assert dropped == [7, 7, 7, 7, 7, 7, 7, 7, 4, 0]
 
 
+@pytest.mark.parametrize("use", ["append", "bind", "save_session"])
+async def test_what_is_past_its_time_is_dropped_by_whoever_writes_next(path: Path, use: str) -> None:
+    now = 100.0
+    async with opened(path, ttl=10.0, clock=lambda: now) as store:
+
+        async def write() -> None:
+            if use == "append":
+                await store.append(arrival("another"))
+            elif use == "bind":
+                await store.bind("avatar:another", "session")
+            else:
+                await store.save_session(SessionRecord(id="session", user_id="u", context="null"))
+
+        await store.append(arrival("one"))
+        now = 111.0
+        await write()
+        assert not await events_with(store, "one")
+        # It is looked for once a second, also when the clock is set back.
+        await store.append(arrival("two"))
+        now = 50.0
+        await store.append(arrival("three"))
+        now = 61.0
+        await write()
+        assert await events_with(store, "two")
+        assert not await events_with(store, "three")
+
+
+async def events_with(store: SQLiteStore, key: str) -> int:
+    """How many rows there are, expired or not."""
+    sql = "SELECT count(*) FROM events WHERE key = ?"
+    (count,) = await engine_of(store).read(lambda desk: desk.tables._db.execute(sql, (key,)).fetchone())
+    return int(count)
+
+
 async def test_what_is_over_stands_in_nobodys_way_before_it_is_dropped(path: Path) -> None:
     now = 0.0
     async with opened(path, ttl=10.0, max_bytes=400, clock=lambda: now) as store:
