@@ -26,14 +26,17 @@ class RawHeaders(tuple[tuple[bytes, bytes], ...]):  # noqa: SLOT001 - a tuple ha
     def __new__(cls, headers: Iterable[tuple[Any, Any]]) -> Self:
         """Check them, and look at each of them."""
         pairs = tuple(headers)
-        by_name: dict[bytes, tuple[bytes, ...]] = {}
+        by_name: dict[bytes, list[bytes]] = {}
         try:
             for name, value in pairs:
-                if type(value) is not bytes:
+                if not isinstance(value, bytes):
                     raise TypeError  # noqa: TRY301 - as a pair that is none does
                 # Nothing but bytes has this method of theirs.
                 lower = _lower(name)
-                by_name[lower] = (*by_name[lower], value) if lower in by_name else (value,)
+                if lower in by_name:
+                    by_name[lower].append(value)
+                else:
+                    by_name[lower] = [value]
         except (TypeError, ValueError):
             raise TypeError("headers must be pairs of bytes, as they stood on the wire") from None
         made = super().__new__(cls, pairs)
