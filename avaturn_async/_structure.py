@@ -162,8 +162,7 @@ def _table_reader(cls: Any) -> Reader:
 
     def read(value: Any) -> Any:
         rows = _only(list, value, "array")
-        if not {*map(type, rows)} <= {dict}:
-            raise Mismatch("object")
+        # A row that is no object has nothing under a name: that is a TypeError.
         found = [_new(cls) for _ in rows]
         for name, put, read_column in columns:
             for made, item in zip(found, read_column([row[name] for row in rows]), strict=True):
