@@ -526,7 +526,7 @@ async def test_one_that_fails_does_not_disturb_those_it_shares_a_commit_with(pat
 
 async def test_one_that_fails_halfway_leaves_nothing_behind(path: Path) -> None:
     def fail_halfway(desk: Desk) -> None:
-        desk.tables.append(arrival("half"))
+        desk.tables.append([arrival("half")])
         raise ValueError("halfway")
 
     async with opened(path) as store:

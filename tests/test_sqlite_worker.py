@@ -8,14 +8,14 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 from avaturn_async.errors import StoreError
-from avaturn_async.webhooks.stores._sqlite_worker import Worker
+from avaturn_async.webhooks.stores._sqlite_worker import Mergeable, Worker
 
 pytestmark = pytest.mark.parametrize("kind", ["IMMEDIATE", "DEFERRED"])
 
@@ -105,6 +105,46 @@ async def test_one_that_fails_takes_no_transaction_of_their_own_from_those_besid
     # The one that held it up, all at once, and all once more with a way back for each.
     assert (statements.count(f"BEGIN {kind}"), statements.count("COMMIT")) == (3, 2)
     assert statements.count("SAVEPOINT job") == 101
+
+
+class Number(Mergeable[sqlite3.Connection, int]):
+    """A job that tells how many were done at once."""
+
+    def __init__(self, value: int, *, fails: bool = False) -> None:
+        self.value = value
+        self.fails = fails
+
+    def __call__(self, desk: sqlite3.Connection) -> int:
+        return self.together(desk, [self])[0]
+
+    @staticmethod
+    def together(desk: sqlite3.Connection, jobs: Sequence[Number]) -> list[int]:
+        one(desk)
+        if any(job.fails for job in jobs):
+            raise ValueError("no")
+        return [100 * len(jobs) + job.value for job in jobs]
+
+
+async def test_what_is_alike_and_side_by_side_is_done_at_once(tmp_path: Path, kind: str) -> None:
+    worker = begin(tmp_path / "store.db", kind, Batches())
+    async with held_up(worker):
+        answers = [worker.ask(Number(n)) for n in range(3)]
+        answers.append(worker.ask(one))
+        answers += [worker.ask(Number(n)) for n in range(2)]
+        worker.stop()
+    await end_of(worker)
+    assert await asyncio.gather(*answers) == [300, 301, 302, 1, 200, 201]
+
+
+async def test_one_that_fails_leaves_those_it_was_done_with_to_themselves(tmp_path: Path, kind: str) -> None:
+    worker = begin(tmp_path / "store.db", kind, Batches())
+    async with held_up(worker):
+        answers = [worker.ask(Number(n, fails=n == 1)) for n in range(3)]
+        worker.stop()
+    await end_of(worker)
+    first, failed, last = await asyncio.gather(*answers, return_exceptions=True)
+    assert (first, last) == (100, 102)
+    assert isinstance(failed, ValueError)
 
 
 async def test_a_stop_ends_a_thread_that_has_nothing_to_do(tmp_path: Path, kind: str) -> None:

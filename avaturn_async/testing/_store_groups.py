@@ -200,6 +200,14 @@ class Ending(StoreRules):
             assert await store.load_session(A) == record(A)
             assert await store.bound(AVATAR) == A
 
+    async def test_an_event_renews_the_session_that_it_names(self) -> None:
+        async with self.opened() as store:
+            await store.save_session(record(A))
+            await self.pass_time(self.ttl * 0.6)
+            await store.append(arrival("one", session=A))
+            await self.pass_time(self.ttl * 0.6)
+            assert await store.load_session(A) == record(A)
+
     async def test_an_event_that_is_bound_late_renews_its_session(self) -> None:
         async with self.opened() as store:
             await store.save_session(record(A))

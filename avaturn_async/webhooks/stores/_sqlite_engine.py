@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -13,10 +13,12 @@ from typing import TypeVar
 
 from attrs import frozen
 
+from avaturn_async.webhooks.stores import Arrival
 from avaturn_async.webhooks.stores._sqlite_groups import Groups
 from avaturn_async.webhooks.stores._sqlite_hints import Hints
-from avaturn_async.webhooks.stores._sqlite_tables import Tables, Terms
-from avaturn_async.webhooks.stores._sqlite_worker import Worker
+from avaturn_async.webhooks.stores._sqlite_room import Terms
+from avaturn_async.webhooks.stores._sqlite_tables import Tables
+from avaturn_async.webhooks.stores._sqlite_worker import Mergeable, Worker
 
 T = TypeVar("T")
 Tell = Callable[[tuple[str, ...] | None], None]
@@ -31,6 +33,20 @@ class Desk:
 
     tables: Tables
     groups: Groups
+
+
+@frozen
+class Append(Mergeable[Desk, int]):
+    """Keep an event."""
+
+    arrival: Arrival
+
+    def __call__(self, desk: Desk) -> int:
+        return self.together(desk, [self])[0]
+
+    @staticmethod
+    def together(desk: Desk, jobs: Sequence[Append]) -> Sequence[int]:
+        return desk.tables.append([job.arrival for job in jobs])
 
 
 class Engine:

@@ -6,7 +6,8 @@ import sqlite3
 from collections.abc import Sequence
 
 from avaturn_async.webhooks.stores import StoredEvent
-from avaturn_async.webhooks.stores._sqlite_tables import Tables, Terms
+from avaturn_async.webhooks.stores._sqlite_room import Terms
+from avaturn_async.webhooks.stores._sqlite_tables import Tables
 
 # A process that did not enrol again for so long has died without a word.
 _ENROLLED = 180.0

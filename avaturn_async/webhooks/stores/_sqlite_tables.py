@@ -6,35 +6,16 @@ Nothing here opens or ends a transaction, or knows of threads: ``_sqlite_worker`
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
-from attrs import frozen
-
-from avaturn_async.errors import StoreFullError
 from avaturn_async.webhooks.stores import Arrival, SessionRecord, StoredEvent
+from avaturn_async.webhooks.stores._sqlite_room import Room, Terms
+from avaturn_async.webhooks.stores._sqlite_run import Appearance, Run, among, insert_all
 
-# What is past its time is dropped in slices, so that no access waits for a long clean-up.
-_SLICE = 100
-# Seconds between two looks for it.
-_TIDY_EVERY = 1.0
 _MOST_READ = 100
 _MOST_TOPICS = 10_000
-_NAMED = -1
-_UNROUTED = 1_000
-
-_Appearance = tuple[int, str, int, int | None]
-"""A row of appearances: cursor, topic, position, rank."""
-
-
-@frozen(kw_only=True)
-class Terms:
-    """What a store was told at its construction."""
-
-    ttl: float
-    max_events: int
-    max_bytes: int
-    takeover: float
-    clock: Callable[[], float]
+# Events that are kept together: whatever they depend on is looked up once for so many.
+_MOST_AT_ONCE = 64
 
 
 class Tables:
@@ -43,39 +24,26 @@ class Tables:
     def __init__(self, connection: sqlite3.Connection, terms: Terms) -> None:
         self._db = connection
         self._terms = terms
-        self._tidied = float("-inf")
+        self._room = Room(connection, terms)
         self.moved = False
         """Whether something appeared through this connection; for the caller to set back."""
 
-    def append(self, arrival: Arrival) -> int:
-        """Keep an event; its position, or 0 if its key was there."""
+    def append(self, arrivals: Sequence[Arrival]) -> list[int]:
+        """Keep events in their order; the position of each, or 0 if its key was there."""
         now = self._terms.clock()
-        self._tidy(now)
-        twin = self._db.execute(
-            "SELECT expires > ?, position, length(body) FROM events WHERE key = ?", (now, arrival.key)
-        ).fetchone()
-        if twin is not None:
-            alive, *row = twin
-            if alive:
-                return 0
-            self._drop([tuple(row)])
-        position = 1 + self._make_room(len(arrival.body), now)
-        session_id, rank = self._lead(arrival, now)
-        self._count(1, len(arrival.body))
-        self._db.execute(
-            "INSERT INTO events (position, expires, key, session_id, rank, body) VALUES (?, ?, ?, ?, ?, ?)",
-            (position, now + self._terms.ttl, arrival.key, session_id, rank, arrival.body),
-        )
-        appearances: list[_Appearance] = [
-            (position, subject, position, place) for place, subject in enumerate(arrival.subjects)
-        ]
-        if session_id is not None:
-            appearances.append((position, f"session:{session_id}", position, None))
-        self._appear(appearances)
-        if session_id is not None:
-            for subject in arrival.binds:
-                self._bind(subject, session_id, now)
-        return position
+        self._room.tidy(now)
+        there = self._twins({arrival.key for arrival in arrivals}, now)
+        fresh: dict[str, Arrival] = {}
+        for arrival in arrivals:
+            if arrival.key not in there:
+                fresh.setdefault(arrival.key, arrival)
+        rest, given = [*fresh.values()], dict[str, int]()
+        while rest:
+            taken = self._append_some(rest[:_MOST_AT_ONCE], now)
+            given |= taken
+            rest = rest[len(taken) :]
+        # The first one with a key gets what was given for it, those behind it nothing.
+        return [given.pop(arrival.key, 0) for arrival in arrivals]
 
     def seen(self, key: str) -> bool:
         """Whether an event with this key is kept."""
@@ -99,7 +67,7 @@ class Tables:
     def bind(self, subject: str, session_id: str) -> None:
         """Bring the events of a subject to a session from now on, and those that have none yet."""
         now = self._terms.clock()
-        self._tidy(now)
+        self._room.tidy(now)
         self._bind(subject, session_id, now)
         self._renew(session_id, now)
 
@@ -110,7 +78,7 @@ class Tables:
     def save_session(self, record: SessionRecord, binds: Sequence[str]) -> None:
         """Remember who opened a session, and bind subjects to it."""
         now = self._terms.clock()
-        self._tidy(now)
+        self._room.tidy(now)
         self._db.execute(
             "INSERT OR REPLACE INTO sessions (id, expires, user_id, context) VALUES (?, ?, ?, ?)",
             (record.id, now + self._terms.ttl, record.user_id, record.context),
@@ -128,7 +96,7 @@ class Tables:
 
     def expire(self, limit: int) -> int:
         """Drop at most ``limit`` things past their time; how many there were."""
-        return self._drop_expired(limit, self._terms.clock())
+        return self._room.drop_expired(limit, self._terms.clock())
 
     def sizes(self) -> Mapping[str, int]:
         """How much is kept."""
@@ -154,18 +122,63 @@ class Tables:
         ).fetchall()
         return tuple({topic for (topic,) in rows}) if len(rows) <= _MOST_TOPICS else None
 
-    def _lead(self, arrival: Arrival, now: float) -> tuple[str | None, int]:
-        """The session of an event that arrives, and the place of the subject that leads to it."""
-        if arrival.session_id is not None:
-            self._renew(arrival.session_id, now)
-            return arrival.session_id, _NAMED
-        for rank, subject in enumerate(arrival.subjects):
-            session_id = self._bound(subject, now)
-            if session_id is not None:
-                self._bind(subject, session_id, now)
-                self._renew(session_id, now)
-                return session_id, rank
-        return None, _UNROUTED
+    def _twins(self, keys: Collection[str], now: float) -> set[str]:
+        """Those of the keys that are there; events of them that are past their time are dropped."""
+        there: set[str] = set()
+        gone: list[tuple[int, int]] = []
+        select = "SELECT key, expires > ?, position, length(body) FROM events WHERE key IN"
+        for key, alive, position, size in among(self._db, select, now, values=keys):
+            if alive:
+                there.add(key)
+            else:
+                gone.append((position, size))
+        if gone:
+            self._room.drop(gone)
+        return there
+
+    def _append_some(self, arrivals: Sequence[Arrival], now: float) -> dict[str, int]:
+        """Keep the first of these events, and as many as go with it; their positions by key."""
+        number, events, size = self._room.make(len(arrivals[0].body), now)
+        binds = {subject for arrival in arrivals for subject in arrival.binds}
+        subjects = binds.union(*(arrival.subjects for arrival in arrivals))
+        bound = "SELECT subject, session_id FROM bindings WHERE expires > ? AND subject IN"
+        waiting = """SELECT topic FROM appearances JOIN events USING (position)
+            WHERE appearances.rank < events.rank AND expires > ? AND topic IN"""
+        run = Run(
+            number=number,
+            events_left=self._terms.max_events - events,
+            bytes_left=self._terms.max_bytes - size,
+            bound=dict(among(self._db, bound, now, values=subjects)),
+            waiting={topic for (topic,) in among(self._db, waiting, now, values=binds)},
+        )
+        for arrival in arrivals:
+            if not run.take(arrival):
+                break
+        self._write(run, now)
+        return {key: position for position, key, *_ in run.events}
+
+    def _write(self, run: Run, now: float) -> None:
+        expires = now + self._terms.ttl
+        self.moved = True
+        insert_all(
+            self._db,
+            "INSERT INTO events (expires, position, key, session_id, rank, body)",
+            [(expires, *event) for event in run.events],
+        )
+        self._appear(run.appearances)
+        insert_all(
+            self._db,
+            "INSERT OR REPLACE INTO bindings (expires, subject, session_id)",
+            [(expires, *binding) for binding in run.bindings.items()],
+        )
+        renew = "UPDATE sessions SET expires = ? WHERE expires > ? AND id IN"
+        among(self._db, renew, expires, now, values=run.sessions)
+        self._db.execute(
+            "UPDATE counters SET number = ?, events = ?, bytes = ?",
+            (run.number, self._terms.max_events - run.events_left, self._terms.max_bytes - run.bytes_left),
+        )
+        for subject, session_id in run.late:
+            self._bind(subject, session_id, now)
 
     def _bind(self, subject: str, session_id: str, now: float) -> None:
         # While a subject is bound, its events are routed as they come: none can be waiting for it.
@@ -200,11 +213,9 @@ class Tables:
         ).fetchone()
         return row is not None
 
-    def _appear(self, rows: Sequence[_Appearance]) -> None:
+    def _appear(self, rows: Sequence[Appearance]) -> None:
         # A subject that is given twice appears once, at its first place.
-        self._db.executemany(
-            "INSERT OR IGNORE INTO appearances (cursor, topic, position, rank) VALUES (?, ?, ?, ?)", rows
-        )
+        insert_all(self._db, "INSERT OR IGNORE INTO appearances (cursor, topic, position, rank)", rows)
 
     def _bound(self, subject: str, now: float) -> str | None:
         row = self._db.execute(
@@ -220,70 +231,6 @@ class Tables:
 
     def _next_number(self) -> int:
         """The next position or cursor."""
-        self._count(0, 0)
-        return self.number()
-
-    def _count(self, events: int, size: int) -> None:
-        """Take a number, with so many events and bytes more."""
         self.moved = True
-        self._db.execute(
-            "UPDATE counters SET number = number + 1, events = events + ?, bytes = bytes + ?", (events, size)
-        )
-
-    def _make_room(self, size: int, now: float) -> int:
-        """Have room for an event; the last number given out."""
-        while True:
-            number, events, held = self._db.execute("SELECT number, events, bytes FROM counters").fetchone()
-            if events < self._terms.max_events and held + size <= self._terms.max_bytes:
-                return int(number)
-            if not self._drop_expired_events(_SLICE, now):
-                raise StoreFullError(
-                    f"the store holds {events} events and {held} bytes: no room for {size} bytes more"
-                )
-
-    def _tidy(self, now: float) -> None:
-        # Asked for each of many webhooks it would be a tenth of their price; a clock may also be set back.
-        if abs(now - self._tidied) >= _TIDY_EVERY and self._drop_expired(_SLICE, now) < _SLICE:
-            self._tidied = now
-
-    def _drop_expired(self, limit: int, now: float) -> int:
-        # Mostly nothing has, and asking is cheaper than trying.
-        (some,) = self._db.execute(
-            """SELECT EXISTS (SELECT 1 FROM events WHERE expires <= ?)
-            OR EXISTS (SELECT 1 FROM sessions WHERE expires <= ?)
-            OR EXISTS (SELECT 1 FROM bindings WHERE expires <= ?)""",
-            (now, now, now),
-        ).fetchone()
-        if not some:
-            return 0
-        gone = self._drop_expired_events(limit, now)
-        gone += self._db.execute(
-            "DELETE FROM sessions WHERE id IN (SELECT id FROM sessions WHERE expires <= ? LIMIT ?)",
-            (now, limit - gone),
-        ).rowcount
-        gone += self._db.execute(
-            "DELETE FROM bindings WHERE subject IN (SELECT subject FROM bindings WHERE expires <= ? LIMIT ?)",
-            (now, limit - gone),
-        ).rowcount
-        return gone
-
-    def _drop_expired_events(self, limit: int, now: float) -> int:
-        rows = self._db.execute(
-            "SELECT position, length(body) FROM events WHERE expires <= ? ORDER BY expires LIMIT ?",
-            (now, limit),
-        ).fetchall()
-        if rows:
-            self._drop(rows)
-        return len(rows)
-
-    def _drop(self, rows: Sequence[tuple[int, int]]) -> None:
-        """Drop events, given as position and size."""
-        positions = [(position,) for position, _ in rows]
-        self._db.executemany("DELETE FROM events WHERE position = ?", positions)
-        self._db.executemany("DELETE FROM appearances WHERE cursor = ?", positions)
-        self._db.executemany("DELETE FROM appearances WHERE position = ? AND cursor <> position", positions)
-        self._db.executemany("DELETE FROM claims WHERE position = ?", positions)
-        self._db.execute(
-            "UPDATE counters SET events = events - ?, bytes = bytes - ?",
-            (len(rows), sum(size for _, size in rows)),
-        )
+        self._db.execute("UPDATE counters SET number = number + 1")
+        return self.number()

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Thread
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from attrs import define
 
@@ -30,6 +32,19 @@ C = TypeVar("C")
 T = TypeVar("T")
 
 _MOST_AT_ONCE = 500
+
+
+class Mergeable(ABC, Generic[C, T]):
+    """Something to do that is cheaper when it is done at once with more of its kind."""
+
+    @abstractmethod
+    def __call__(self, desk: C) -> T:
+        """Do it."""
+
+    @staticmethod
+    @abstractmethod
+    def together(desk: C, jobs: Sequence[Any]) -> Sequence[Any]:
+        """Do all of them, in their order; what comes of each."""
 
 
 @define(eq=False)
@@ -51,7 +66,7 @@ class Job(Generic[C]):
             self.future.set_exception(as_told(self.error, path))
 
 
-_DoOne = Callable[[sqlite3.Connection, C, Job[C]], None]
+_Do = Callable[[sqlite3.Connection, C, Sequence[Job[C]]], None]
 
 
 class Worker(Generic[C]):
@@ -127,7 +142,7 @@ class Worker(Generic[C]):
 
     def _do(self, connection: sqlite3.Connection, desk: C, batch: Sequence[Job[C]], deadline: float) -> None:
         # First as if nothing could fail, which is nearly always so: a savepoint for each has its price.
-        failure = self._failure(partial(self._do_all, connection, desk, batch, _do_one), deadline)
+        failure = self._failure(partial(self._do_all, connection, desk, batch, _do_together), deadline)
         if failure is not None and not is_locked(failure):
             failure = self._failure(partial(self._do_all, connection, desk, batch, _do_apart), deadline)
         if failure is None:
@@ -151,13 +166,10 @@ class Worker(Generic[C]):
             return error
         return None
 
-    def _do_all(
-        self, connection: sqlite3.Connection, desk: C, batch: Sequence[Job[C]], do_one: _DoOne[C]
-    ) -> None:
+    def _do_all(self, connection: sqlite3.Connection, desk: C, batch: Sequence[Job[C]], do: _Do[C]) -> None:
         with transaction(connection, self._kind):
             check_version(connection, self._path)
-            for job in batch:
-                do_one(connection, desk, job)
+            do(connection, desk, batch)
 
     def _after_them(self, desk: C) -> Callable[[], None] | None:
         # What is committed must be answered, whatever goes wrong now.
@@ -202,22 +214,30 @@ class Worker(Generic[C]):
             self._loop.call_soon_threadsafe(callback)
 
 
-def _do_one(_: sqlite3.Connection, desk: C, job: Job[C]) -> None:
-    """Do a job; one that fails ends the transaction."""
-    job.result, job.error = job.work(desk), None
+def _do_together(_: sqlite3.Connection, desk: C, batch: Sequence[Job[C]]) -> None:
+    """Do jobs, those of a kind at once; one that fails ends the transaction."""
+    for kind, jobs in groupby(batch, lambda job: type(job.work)):
+        alike = [*jobs]
+        if issubclass(kind, Mergeable):
+            results = cast("type[Mergeable[C, Any]]", kind).together(desk, [job.work for job in alike])
+        else:
+            results = [job.work(desk) for job in alike]
+        for job, result in zip(alike, results, strict=True):
+            job.result, job.error = result, None
 
 
-def _do_apart(connection: sqlite3.Connection, desk: C, job: Job[C]) -> None:
-    """Do a job; one that fails leaves nothing behind, and those beside it alone."""
-    connection.execute("SAVEPOINT job")
-    try:
-        job.result, job.error = job.work(desk), None
-    except Exception as error:
-        if is_locked(error) or not connection.in_transaction:
-            raise
-        connection.execute("ROLLBACK TO job")
-        job.error = error
-    connection.execute("RELEASE job")
+def _do_apart(connection: sqlite3.Connection, desk: C, batch: Sequence[Job[C]]) -> None:
+    """Do jobs; one that fails leaves nothing behind, and those beside it alone."""
+    for job in batch:
+        connection.execute("SAVEPOINT job")
+        try:
+            job.result, job.error = job.work(desk), None
+        except Exception as error:
+            if is_locked(error) or not connection.in_transaction:
+                raise
+            connection.execute("ROLLBACK TO job")
+            job.error = error
+        connection.execute("RELEASE job")
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

@@ -12,8 +12,8 @@ from uuid import uuid4
 
 from avaturn_async.errors import StoreError
 from avaturn_async.webhooks.stores import Arrival, SessionRecord, StoredEvent, Wake
-from avaturn_async.webhooks.stores._sqlite_engine import Engine, unheeded
-from avaturn_async.webhooks.stores._sqlite_tables import Terms
+from avaturn_async.webhooks.stores._sqlite_engine import Append, Engine, unheeded
+from avaturn_async.webhooks.stores._sqlite_room import Terms
 
 __all__ = ["SQLiteStore"]
 
@@ -137,7 +137,7 @@ class SQLiteStore:
             StoreFullError: ``max_events`` or ``max_bytes`` is reached, or the disk is full.
             StoreError: The file cannot be used, or others had it locked for 1.5 seconds.
         """
-        return await self._started().write(lambda desk: desk.tables.append(arrival))
+        return await self._started().write(Append(arrival))
 
     async def seen(self, key: str) -> bool:
         """Whether an event with this key is kept."""
