@@ -6,12 +6,14 @@ twice the time, which counts: ids are most of what the API answers and posts.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from struct import iter_unpack
 from typing import Any
 from uuid import UUID, SafeUUID
 
 _fill_int, _fill_is_safe = vars(UUID)["int"].__set__, vars(UUID)["is_safe"].__set__
+_is_canonical = re.compile("[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}").fullmatch
 _new, _unknown = object.__new__, SafeUUID.unknown
 _bytes_from_hex, _int_from_bytes = bytes.fromhex, int.from_bytes
 
@@ -84,5 +86,6 @@ def as_uuid(value: UUID | str) -> UUID:
 
 def id_text(value: UUID | str) -> str:
     """The canonical text of an id in lower case, for a URL; errors as those of ``as_uuid``."""
-    made = as_uuid(value)
-    return value.lower() if type(value) is str else text_of(made)
+    if type(value) is str and _is_canonical(value):
+        return value.lower()
+    return text_of(as_uuid(value))

@@ -103,14 +103,14 @@ class Transport:
         self.base_url = base_url
         self._base = str(base_url).rstrip("/")
         self._token = token
-        # In aiohttp's own kind of mapping, which it need not make anew for each request.
-        self._headers = CIMultiDict(
-            {
-                hdrs.AUTHORIZATION: f"Bearer {token}",
-                hdrs.ACCEPT: "application/json",
-                hdrs.USER_AGENT: f"avaturn_async/{__version__}",
-            }
-        )
+        self._of_all = {
+            hdrs.AUTHORIZATION: f"Bearer {token}",
+            hdrs.ACCEPT: "application/json",
+            hdrs.USER_AGENT: f"avaturn_async/{__version__}",
+        }
+        # A ClientSession of ours has these, one that was given must not. They are in aiohttp's own kind of
+        # mapping, which it need not make anew for each request.
+        self._headers = CIMultiDict({} if http is None else self._of_all)
         self._json_headers = CIMultiDict({**self._headers, hdrs.CONTENT_TYPE: "application/json"})
         self._limit = aiohttp.ClientTimeout(total=checked_timeout(timeout))
         self._retry = retry
@@ -138,6 +138,7 @@ class Transport:
             return self._given
         if self._own is None:
             self._own = aiohttp.ClientSession(
+                headers=self._of_all,
                 cookie_jar=aiohttp.DummyCookieJar(),
                 trace_configs=self._trace_configs,
                 middlewares=(_send_once,),

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 from uuid import UUID
 
-from avaturn_async._ids import as_uuid
+from avaturn_async._ids import as_uuid, id_text
 from avaturn_async.models import Export, Render, RenderFormat, SessionConfig
 from avaturn_async.webhooks._handlers import Handlers
 from avaturn_async.webhooks._inbox import E, Inbox, Reader, check_event_type
@@ -283,7 +283,7 @@ class SessionRouter:
         after: Event | None,
     ) -> Reader:
         ids = {"session": session_id, "avatar": avatar_id, "render": render_id}
-        given = [f"{kind}:{as_uuid(id_)}" for kind, id_ in ids.items() if id_ is not None]
+        given = [f"{kind}:{id_text(id_)}" for kind, id_ in ids.items() if id_ is not None]
         if len(given) != 1:
             raise ValueError("give exactly one of session_id, avatar_id and render_id")
         return Reader(self._inbox, given[0], after=after)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Iterator
 from functools import partial
 from importlib.util import find_spec
@@ -73,7 +74,18 @@ def _against(
             # What is built on aiohttp cannot well be below aiohttp.
             limit = compare(row, taken[BARE], taken[name]).ratio
             note = f" (aiohttp alone: {limit:.2f})"
+        if row.against == BARE and task in BARE_GOALS:
+            note = f" (both in one process, call by call: {_paired(setup, task, url):.2f})"
         yield compare(row, taken["ours"], taken[name], note=note)
+
+
+def _paired(setup: Setup, task: str, url: str) -> float:
+    ratios: list[float] = []
+    for _ in range(1 if setup.quick else 3):
+        life = python(setup, "pairs", task, url, "1000")
+        ratios.append(float(life.read()))
+        life.close()
+    return statistics.median(ratios)
 
 
 def _here() -> None:

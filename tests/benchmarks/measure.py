@@ -127,6 +127,12 @@ class Process:
         """Do the work so many times; the CPU seconds that it took."""
         return float(self.ask(str(times)))
 
+    def end(self) -> None:
+        """Wait until it has ended by itself, which it does when there is nothing more to read."""
+        if self._child.stdin is not None:
+            self._child.stdin.close()
+        self._child.wait()
+
     def close(self) -> None:
         """End it."""
         for pipe in (self._child.stdin, self._child.stdout):
