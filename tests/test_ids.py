@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from avaturn_async import Avatar, AvaturnDecodeError
-from avaturn_async._ids import text_of, uuid_of, uuids_of
+from avaturn_async._ids import id_text, text_of, uuid_of, uuids_of
 from avaturn_async._structure import structure
 
 ID = "0e0e9a3c-5d5a-4f43-9a55-2d9c3f0c8a11"
@@ -43,6 +44,16 @@ def test_many_ids_are_those_that_python_reads(texts: list[str]) -> None:
     assert all(type(id_) is UUID and id_.is_safe is uuid4().is_safe for id_ in read)
 
 
+def check_for_url(text: str) -> None:
+    try:
+        expected = str(uuid_of(text))
+    except ValueError as error:
+        with pytest.raises(ValueError, match=re.escape(str(error))):
+            id_text(text)
+    else:
+        assert id_text(text) == id_text(UUID(text)) == expected
+
+
 nearly = st.text("0aF- _\n\u0661", min_size=35, max_size=37) | st.from_regex(
     r"[0f]{7,9}(-[0f]{3,5}){3}-[0f]{11,13}"
 )
@@ -51,6 +62,18 @@ nearly = st.text("0aF- _\n\u0661", min_size=35, max_size=37) | st.from_regex(
 @given(st.lists(st.uuids().map(str) | nearly | st.none() | st.integers() | st.lists(st.just(ID)), max_size=4))
 def test_many_ids_are_taken_just_when_each_of_them_is(texts: list[Any]) -> None:
     assert at_once(texts) == each_by_itself(texts)
+
+
+@given(st.uuids().map(str) | st.uuids().map(lambda id_: str(id_).upper()) | nearly)
+def test_an_id_for_a_url_is_taken_just_when_it_is_one(text: str) -> None:
+    check_for_url(text)
+
+
+@pytest.mark.parametrize("place", range(37))
+def test_a_wrong_letter_in_an_id_is_never_put_into_a_url(place: int) -> None:
+    for letter in "0gG-_+ \n\u0661":
+        check_for_url(ID[:place] + letter + ID[place + 1 :])
+        check_for_url(ID[:place] + letter + ID[place:])
 
 
 @pytest.mark.parametrize(

@@ -129,9 +129,7 @@ class Process:
 
     def end(self) -> None:
         """Wait until it has ended by itself, which it does when there is nothing more to read."""
-        if self._child.stdin is not None:
-            self._child.stdin.close()
-        self._child.wait()
+        self._child.communicate()
 
     def close(self) -> None:
         """End it."""

@@ -1,8 +1,8 @@
 """A call of the SDK by that of bare aiohttp: ``python -m tests.benchmarks.pairs TASK URL TIMES``.
 
 Processes of their own differ by several percent in how they happen to lie in memory and in what else the
-machine does meanwhile. Here both are in one, call by call, and have the same luck; and neither finds the caches as it left
-them, which is more like a program that does other things as well.
+machine does meanwhile. Here both are in one, call by call, and have the same luck; and neither finds the caches
+as it left them, which is more like a program that does other things as well.
 """
 
 from __future__ import annotations
