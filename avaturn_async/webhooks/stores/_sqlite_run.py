@@ -26,8 +26,9 @@ Appearance = tuple[int, str, int, int | None]
 
 _Event = tuple[int, str, str | None, int, bytes]
 
-# So many rows or values go into one statement: with three lengths there are few to prepare.
-_LENGTHS = (64, 8, 1)
+# So many rows or values go into one statement. Of few lengths the connection keeps all prepared, and of these
+# each is needed once at most, behind the longest.
+_LENGTHS = (64, 32, 16, 8, 4, 2, 1)
 
 
 @define(kw_only=True)
