@@ -9,12 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from struct import iter_unpack
-from typing import Any
+from typing import Any, cast
 from uuid import UUID, SafeUUID
 
-_fill_int, _fill_is_safe = vars(UUID)["int"].__set__, vars(UUID)["is_safe"].__set__
+from avaturn_async._unguarded import unguarded
+
 _is_canonical = re.compile("[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}").fullmatch
-_new, _unknown = object.__new__, SafeUUID.unknown
+_begin, _unknown = unguarded(UUID), SafeUUID.unknown
 _bytes_from_hex, _int_from_bytes = bytes.fromhex, int.from_bytes
 
 
@@ -32,10 +33,11 @@ def uuid_of(text: Any) -> UUID:
             raw = b""
         if len(raw) == 16:  # noqa: PLR2004
             # All that is left of UUID.__init__ for a value that is known to be right.
-            made = _new(UUID)
-            _fill_int(made, _int_from_bytes(raw))
-            _fill_is_safe(made, _unknown)
-            return made
+            made = _begin()
+            made.int = _int_from_bytes(raw)
+            made.is_safe = _unknown
+            made.__class__ = UUID
+            return cast("UUID", made)
     shown = repr(text[:60]) if isinstance(text, str) else type(text).__name__
     raise ValueError(f"not a UUID in canonical form: {shown}")
 
@@ -57,17 +59,19 @@ def uuids_of(texts: Sequence[Any]) -> list[UUID]:
         raise ValueError("not UUIDs in canonical form")
     found: list[UUID] = []
     for (each,) in iter_unpack("16s", raw):
-        made = _new(UUID)
-        _fill_int(made, _int_from_bytes(each))
-        _fill_is_safe(made, _unknown)
+        made = _begin()
+        made.int = _int_from_bytes(each)
+        made.is_safe = _unknown
+        made.__class__ = UUID
         found.append(made)
     return found
 
 
 def text_of(id_: UUID) -> str:
     """The canonical text of a UUID in lower case: ``str(id_)`` in half of its time."""
-    digits = id_.int.to_bytes(16).hex()
-    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+    # Eight groups of four digits, of which the first two and the last three belong together.
+    groups = id_.int.to_bytes(16).hex("-", 2)
+    return f"{groups[:4]}{groups[5:29]}{groups[30:34]}{groups[35:]}"
 
 
 def as_uuid(value: UUID | str) -> UUID:

@@ -49,7 +49,7 @@ class Counter:
     def _event(self, frame: FrameType, event: str, _: Any) -> None:
         if event in {"call", "c_call"}:
             name = frame.f_code.co_filename
-            self.calls += name.startswith((OURS, "<reader of"))
+            self.calls += name.startswith((OURS, "<made for"))
 
     def __enter__(self) -> Self:
         sys.setprofile(self._event)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import aiohttp
 from aiohttp import hdrs, web
 
-from avaturn_async.webhooks.request import RawHeaders, WebhookReply, WebhookRequest
+from avaturn_async.webhooks.request import RawHeaders, WebhookReply, as_received
 
 if TYPE_CHECKING:
     from avaturn_async.webhooks.receiver import WebhookReceiver
@@ -89,10 +89,10 @@ async def _read_and_judge(
     if len(body) > receiver.max_body:
         return receiver.end("too_large", reason="read", peer=peer, length=len(body))
     return await receiver.judge(
-        WebhookRequest(
+        as_received(
             method=request.method,
             headers=headers,
-            body=body,
+            body=bytes(body),
             query=request.rel_url.raw_query_string,
             peer=peer,
         )

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from avaturn_async._ids import text_of
+from avaturn_async._unguarded import unguarded
 from avaturn_async.errors import AvaturnTimeoutError, RouterClosedError, StoreError
 from avaturn_async.webhooks.events import (
     AvatarReady,
@@ -22,6 +22,7 @@ from avaturn_async.webhooks.events import (
 )
 from avaturn_async.webhooks.stores import Arrival, EventStore, StoredEvent
 
+_begin = unguarded(Arrival)
 _log = logging.getLogger("avaturn_async.webhooks")
 
 E = TypeVar("E", bound=Event)
@@ -157,7 +158,7 @@ class Reader(AsyncIterator[Event]):
         self._topic = topic
         self._behind = 0 if after is None else after.position
         self._cursor = 0
-        self._fetched: deque[StoredEvent] = deque()
+        self._fetched: list[StoredEvent] = []
         self._has_read = False
         self._ended = False
 
@@ -222,7 +223,7 @@ class Reader(AsyncIterator[Event]):
     async def _next(self, store: EventStore) -> Event | None:
         while True:
             while self._fetched:
-                stored = self._fetched.popleft()
+                stored = self._fetched.pop(0)
                 if stored.position > self._behind:
                     return self._inbox.event(stored)
             try:
@@ -256,7 +257,14 @@ def _arrival(event: Event, key: str, body: bytes) -> Arrival:
     binds = subjects if named is not None and isinstance(event, AvatarReady) else ()
     if isinstance(event, RenderReady):
         subjects = ("render:" + text_of(event.id), *subjects)
-    return Arrival(key=key, body=body, session_id=named, subjects=subjects, binds=binds)
+    made = _begin()
+    made.key = key
+    made.body = body
+    made.session_id = named
+    made.subjects = subjects
+    made.binds = binds
+    made.__class__ = Arrival
+    return cast("Arrival", made)
 
 
 def _nothing() -> None:

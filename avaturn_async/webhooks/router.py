@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import AsyncIterator, Callable, Coroutine
-from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast, overload
 from uuid import UUID
 
 from avaturn_async._ids import as_uuid, id_text
@@ -282,11 +282,15 @@ class SessionRouter:
         render_id: UUID | str | None,
         after: Event | None,
     ) -> Reader:
-        ids = {"session": session_id, "avatar": avatar_id, "render": render_id}
-        given = [f"{kind}:{id_text(id_)}" for kind, id_ in ids.items() if id_ is not None]
-        if len(given) != 1:
+        if (session_id is not None) + (avatar_id is not None) + (render_id is not None) != 1:
             raise ValueError("give exactly one of session_id, avatar_id and render_id")
-        return Reader(self._inbox, given[0], after=after)
+        if session_id is not None:
+            topic = "session:" + id_text(session_id)
+        elif avatar_id is not None:
+            topic = "avatar:" + id_text(avatar_id)
+        else:
+            topic = "render:" + id_text(cast("UUID | str", render_id))
+        return Reader(self._inbox, topic, after=after)
 
     def _routed(self, record: SessionRecord, *, url: str | None = None) -> RoutedSession:
         context = json.loads(record.context)
