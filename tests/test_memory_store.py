@@ -91,6 +91,59 @@ async def test_every_table_is_empty_when_the_time_is_over() -> None:
     assert _tables(store) == empty
 
 
+async def test_the_note_of_an_end_is_not_taken_for_one_of_what_came_later() -> None:
+    now = 0.0
+    store = MemoryStore(ttl=10, clock=lambda: now)
+    for n in range(150):
+        await store.save_session(_record(n), binds=(f"avatar:{n}",))
+    # With this one both end, and the notes of their first ends stand behind those of 149 others.
+    await store.append(Arrival(key="a", body=b"x", subjects=("avatar:149",)))
+    now = 11.0
+    await store.save_session(_record(149), binds=("avatar:149",))
+    while await store.expire(limit=50):
+        pass
+    assert await store.load_session("149") == _record(149)
+    assert await store.bound("avatar:149") == "149"
+    assert await store.sizes() == {"events": 0, "bytes": 0, "sessions": 1, "bindings": 1}
+
+
+@pytest.mark.parametrize("kind", ["sessions", "bindings"])
+async def test_sessions_and_bindings_are_dropped_as_others_come(kind: str) -> None:
+    now = 0.0
+    store = MemoryStore(ttl=10, clock=lambda: now)
+    kept: list[int] = []
+    for n, when in enumerate((0.0, 5.0, 12.0, 16.0)):
+        now = when
+        if kind == "sessions":
+            await store.save_session(_record(n))
+        else:
+            await store.bind(f"avatar:{n}", "elsewhere")
+        kept.append((await store.sizes())[kind])
+    assert kept == [1, 2, 2, 2]
+
+
+async def test_what_an_event_binds_beside_its_subjects_ends_as_well() -> None:
+    now = 0.0
+    store = MemoryStore(ttl=10, clock=lambda: now)
+    empty = _tables(store)
+    await store.append(Arrival(key="a", body=b"x", session_id="1", binds=("avatar:1",)))
+    assert await store.bound("avatar:1") == "1"
+    now = 11.0
+    while await store.expire(limit=50):
+        pass
+    assert _tables(store) == empty
+
+
+async def test_a_bind_to_a_session_that_nobody_opened_leaves_nothing_behind() -> None:
+    now = 0.0
+    store = MemoryStore(ttl=10, clock=lambda: now)
+    empty = _tables(store)
+    await store.bind("avatar:1", "1")
+    now = 11.0
+    assert await store.expire(limit=50) == 1
+    assert _tables(store) == empty
+
+
 async def test_appending_cleans_up_by_itself() -> None:
     now = 0.0
     store = MemoryStore(ttl=10, clock=lambda: now)

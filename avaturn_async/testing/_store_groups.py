@@ -197,6 +197,7 @@ class Ending(StoreRules):
             await self.pass_time(self.ttl * 0.6)
             await store.append(arrival("one"))
             await self.pass_time(self.ttl * 0.6)
+            await expire_all(store)
             assert await store.load_session(A) == record(A)
             assert await store.bound(AVATAR) == A
 
@@ -206,6 +207,7 @@ class Ending(StoreRules):
             await self.pass_time(self.ttl * 0.6)
             await store.append(arrival("one", session=A))
             await self.pass_time(self.ttl * 0.6)
+            await expire_all(store)
             assert await store.load_session(A) == record(A)
 
     async def test_an_event_that_is_bound_late_renews_its_session(self) -> None:
@@ -215,6 +217,7 @@ class Ending(StoreRules):
             await store.append(arrival("one"))
             await store.bind(AVATAR, A)
             await self.pass_time(self.ttl * 0.6)
+            await expire_all(store)
             assert await store.load_session(A) == record(A)
             assert await store.bound(AVATAR) == A
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Sequence
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 from attrs import define
+
+from avaturn_async._unguarded import unguarded
+from avaturn_async.webhooks.stores import StoredEvent
 
 V = TypeVar("V")
 UNROUTED = 1_000
@@ -44,80 +47,134 @@ class Late:
 
 
 Row = Kept | Late
+_begin = unguarded(StoredEvent)
 
 
-class Topics:
-    """The rows under each topic, in the order in which they appeared there.
+def stored(row: Row) -> StoredEvent:
+    """What a store gives back of a row."""
+    event = row.event
+    made = _begin()
+    made.position = event.cursor
+    made.cursor = row.cursor
+    made.body = event.body
+    made.session_id = event.session_id
+    made.__class__ = StoredEvent
+    return cast("StoredEvent", made)
+
+
+@define(weakref_slot=False)
+class Place(Generic[V]):
+    """What is known under a topic: the rows that appeared there in their order, and a value for a time.
 
     Most topics have one row, which stands there without a list around it: of 100,000 lists the garbage
     collector would have more work than the store.
     """
 
-    def __init__(self) -> None:
-        self._rows: dict[str, Row | list[Row]] = {}
+    topic: str
+    _rows: Row | list[Row] | None = None
+    value: V | None = None
+    ends: float = -math.inf
 
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def add(self, topic: str, row: Row) -> None:
-        """Have a row appear under a topic."""
-        there = self._rows.get(topic)
-        if there is None:
-            self._rows[topic] = row
-        elif isinstance(there, list):
-            there.append(row)
-        else:
-            self._rows[topic] = [there, row]
-
-    def under(self, topic: str) -> Sequence[Row]:
-        """The rows under a topic."""
-        there = self._rows.get(topic)
+    @property
+    def rows(self) -> Sequence[Row]:
+        there = self._rows
         if there is None:
             return ()
         return there if isinstance(there, list) else (there,)
 
-    def remove(self, topic: str, event: Kept) -> None:
-        """Have an event disappear from a topic."""
-        there = self._rows[topic]
+    def add(self, row: Row) -> None:
+        """Have a row appear here."""
+        there = self._rows
+        if there is None:
+            self._rows = row
+        elif isinstance(there, list):
+            there.append(row)
+        else:
+            self._rows = [there, row]
+
+    def remove(self, event: Kept) -> None:
+        """Have an event disappear from here."""
+        there = self._rows
         if isinstance(there, list) and len(there) > 1:
             # Events end in the order of their arrival, so that it is nearly always the first.
             del there[next(i for i, row in enumerate(there) if row.event is event)]
         else:
-            del self._rows[topic]
+            self._rows = None
+
+    def lasting(self, now: float) -> V | None:
+        """The value, unless its time is over."""
+        return self.value if self.ends > now else None
 
 
-class Lasting(Generic[V]):
-    """Values that are gone a fixed time after they were put there for the last time."""
+class Places(Generic[V]):
+    """The topics under which something is known.
 
-    def __init__(self, ttl: float) -> None:
-        self._ttl = ttl
-        # In the order in which they end, since all live equally long.
-        self._rows: OrderedDict[str, tuple[float, V]] = OrderedDict()
+    There is one table for rows and values together, since each look into a table of 100,000 costs as much as
+    a dozen lines. A value that an event puts or renews ends when the event does, which takes it along; for
+    every other end there is a note of its own.
+    """
+
+    def __init__(self) -> None:
+        self._places: dict[str, Place[V]] = {}
+        # In the order in which they are due, since all live equally long.
+        self._ends: deque[tuple[float, Place[V]]] = deque()
+        self.values: int = 0
+        """How many places have a value, over or not."""
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._places) + len(self._ends)
 
-    def put(self, key: str, value: V, now: float) -> None:
-        """Keep a value, or one that is there for longer."""
-        self._rows[key] = (now + self._ttl, value)
-        self._rows.move_to_end(key)
+    def add(self, topic: str, row: Row | None = None) -> Place[V]:
+        """The place of a topic, which is made if there is none, and there a row if one is given."""
+        place = self._places.get(topic)
+        if place is None:
+            place = self._places[topic] = Place(topic, row)
+        elif row is not None:
+            place.add(row)
+        return place
 
-    def get(self, key: str, now: float) -> V | None:
-        """The value, unless its time is over."""
-        row = self._rows.get(key)
-        return row[1] if row is not None and row[0] > now else None
+    def find(self, topic: str) -> Place[V] | None:
+        """The place of a topic, if there is one."""
+        return self._places.get(topic)
+
+    def get(self, topic: str, now: float) -> V | None:
+        """The value of a topic, unless its time is over."""
+        place = self._places.get(topic)
+        return None if place is None else place.lasting(now)
+
+    def put(self, place: Place[V], value: V, ends: float, *, with_event: bool) -> None:
+        """Give a place a value until a time, at which an event there ends as well or else something else."""
+        if place.value is None:
+            self.values += 1
+        place.value, place.ends = value, ends
+        if not with_event:
+            self._ends.append((ends, place))
+
+    def remove(self, topic: str, event: Kept, now: float) -> None:
+        """Have an event disappear from a topic, with the value that ends with it."""
+        place = self._places[topic]
+        place.remove(event)
+        self._settle(place, now)
 
     def first_end(self) -> float:
-        """When the first of them is over; never, if there is none."""
-        return next(iter(self._rows.values()))[0] if self._rows else math.inf
+        """When the first end is due that was noted; never, if there is none."""
+        return self._ends[0][0] if self._ends else math.inf
 
     def drop_expired(self, limit: int, now: float) -> int:
-        """Drop at most ``limit`` of what is over; how many there were."""
+        """Come to at most ``limit`` ends that are due, of values that may have been renewed; how many."""
         gone = 0
-        while gone < limit and self._rows and next(iter(self._rows.values()))[0] <= now:
-            self._rows.popitem(last=False)
+        while gone < limit and self.first_end() <= now:
+            self._settle(self._ends.popleft()[1], now)
             gone += 1
         return gone
+
+    def _settle(self, place: Place[V], now: float) -> None:
+        if place.value is not None and place.ends <= now:
+            place.value = None
+            self.values -= 1
+        # Its value may have ended with an event long before: there may be another place by now.
+        if place.value is None and not place.rows and self._places.get(place.topic) is place:
+            del self._places[place.topic]
 
 
 class Claims:

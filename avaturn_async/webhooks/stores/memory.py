@@ -10,7 +10,7 @@ from operator import attrgetter
 
 from avaturn_async.errors import StoreFullError
 from avaturn_async.webhooks.stores import Arrival, SessionRecord, StoredEvent, Wake
-from avaturn_async.webhooks.stores._tables import Claims, Kept, Lasting, Late, Row, Topics
+from avaturn_async.webhooks.stores._tables import Claims, Kept, Late, Places, stored
 
 # What is past its time is dropped in slices, so that no access waits for a long clean-up.
 _SLICE = 100
@@ -51,8 +51,10 @@ class MemoryStore:
         self._max_bytes = max_bytes
         self._clock = clock
         self._takeover = takeover
-        self._sessions = Lasting[SessionRecord](ttl)
-        self._bindings = Lasting[str](ttl)
+        # By its bare id who opened a session, by its name the session that a subject is bound to, and what
+        # appeared there.
+        self._sessions = Places[SessionRecord]()
+        self._subjects = Places[str]()
         # Positions and cursors come from one row of numbers: a late appearance takes the next one.
         self._number = 0
         self._oldest = 1
@@ -61,8 +63,6 @@ class MemoryStore:
         # Nothing ends before that.
         self._quiet_until = float("-inf")
         self._keys: dict[str, Kept] = {}
-        # A subject, or the bare id of a session: what is under it, in the order in which it appeared there.
-        self._topics = Topics()
         self._groups: dict[str, Claims] = {}
         self._listeners: dict[object, Wake] = {}
 
@@ -102,14 +102,14 @@ class MemoryStore:
         if twin is not None:
             if twin.expires > now:
                 return 0
-            self._drop(twin)
+            self._drop(twin, now)
         self._make_room(len(arrival.body), now)
         event = self._keep(arrival, now)
         topics = list(event.subjects)
         if event.session_id is not None:
             topics.append(f"session:{event.session_id}")
             for subject in arrival.binds:
-                self._bind(subject, event.session_id, now)
+                self._bind(subject, event.session_id, now, with_event=subject in event.subjects)
         self._wake(topics)
         return event.cursor
 
@@ -120,13 +120,17 @@ class MemoryStore:
 
     async def read(self, topic: str, *, after: int = 0) -> Sequence[StoredEvent]:
         """The events under a topic that appeared behind a cursor, or the oldest hundred of them."""
-        rows = self._topics.under(topic.removeprefix("session:"))
-        now = self._clock()
-        first = bisect_right(rows, after, key=_cursor) if after else 0
+        named = topic.startswith("session:")
+        place = self._sessions.find(topic[8:]) if named else self._subjects.find(topic)
         found: list[StoredEvent] = []
-        for row in islice(rows, first, None):
+        if place is None:
+            return found
+        rows = place.rows
+        later = islice(rows, bisect_right(rows, after, key=_cursor), None) if after else rows
+        now = self._clock()
+        for row in later:
             if row.event.expires > now:
-                found.append(_stored(row))
+                found.append(stored(row))
                 if len(found) == _MOST_READ:
                     break
         return found
@@ -135,21 +139,24 @@ class MemoryStore:
         """Bring the events of a subject to a session from now on, and those that have none yet."""
         now = self._clock()
         self._tidy(now)
-        self._renew(session_id, now)
-        self._bind(subject, session_id, now)
+        opened = self._sessions.find(session_id)
+        record = None if opened is None else opened.lasting(now)
+        if opened is not None and record is not None:
+            self._sessions.put(opened, record, now + self._ttl, with_event=False)
+        self._bind(subject, session_id, now, with_event=False)
         self._wake((f"session:{session_id}",))
 
     async def bound(self, subject: str) -> str | None:
         """The session that a subject is bound to."""
-        return self._bindings.get(subject, self._clock())
+        return self._subjects.get(subject, self._clock())
 
     async def save_session(self, record: SessionRecord, *, binds: Sequence[str] = ()) -> None:
         """Remember who opened a session, and bind subjects to it."""
         now = self._clock()
         self._tidy(now)
-        self._sessions.put(record.id, record, now)
+        self._sessions.put(self._sessions.add(record.id), record, now + self._ttl, with_event=False)
         for subject in binds:
-            self._bind(subject, record.id, now)
+            self._bind(subject, record.id, now, with_event=False)
         self._wake((f"session:{record.id}",))
 
     async def load_session(self, session_id: str) -> SessionRecord | None:
@@ -173,7 +180,7 @@ class MemoryStore:
             event = self._events.get(position)
             if event is not None and event.expires > now:
                 claims.hold(position, now)
-                claimed.append(_stored(event))
+                claimed.append(stored(event))
         return claimed
 
     async def hold(self, group: str, positions: Sequence[int]) -> None:
@@ -199,8 +206,8 @@ class MemoryStore:
         return {
             "events": len(self._events),
             "bytes": self._bytes,
-            "sessions": len(self._sessions),
-            "bindings": len(self._bindings),
+            "sessions": self._sessions.values,
+            "bindings": self._subjects.values,
         }
 
     def _keep(self, arrival: Arrival, now: float) -> Kept:
@@ -209,30 +216,33 @@ class MemoryStore:
         self._events[event.cursor] = self._keys[event.key] = event
         self._bytes += len(event.body)
         for subject in event.subjects:
-            self._topics.add(subject, event)
+            self._subjects.add(subject, event)
         if arrival.session_id is not None:
             self._lead(event, arrival.session_id, _NAMED, now)
             return event
         for rank, subject in enumerate(event.subjects):
-            session_id = self._bindings.get(subject, now)
+            place = self._subjects.add(subject)
+            session_id = place.lasting(now)
             if session_id is not None:
-                self._bindings.put(subject, session_id, now)
+                place.ends = event.expires
                 self._lead(event, session_id, rank, now)
                 break
         return event
 
     def _lead(self, event: Kept, session_id: str, rank: int, now: float) -> None:
         """Bring an event to its session as it arrives."""
-        record = self._renew(session_id, now)
+        place = self._sessions.add(session_id, event)
+        if place.ends > now:
+            place.ends = event.expires
         # The id is kept once for all who mention it: with 100,000 sessions that counts.
-        event.session_id = record.id if record is not None else session_id
+        event.session_id = place.topic
         event.rank = rank
-        self._topics.add(event.session_id, event)
 
-    def _bind(self, subject: str, session_id: str, now: float) -> None:
+    def _bind(self, subject: str, session_id: str, now: float, *, with_event: bool) -> None:
         # While a subject is bound, its events are routed as they come: none can be waiting for it.
-        waiting = () if self._bindings.get(subject, now) else self._topics.under(subject)
-        self._bindings.put(subject, session_id, now)
+        place = self._subjects.add(subject)
+        waiting = () if place.ends > now else place.rows
+        self._subjects.put(place, session_id, now + self._ttl, with_event=with_event)
         for row in waiting:
             event = row.event
             rank = event.subjects.index(subject)
@@ -248,13 +258,7 @@ class MemoryStore:
             event.session_id = session_id
         event.later += (session_id,)
         self._number += 1
-        self._topics.add(session_id, Late(self._number, event))
-
-    def _renew(self, session_id: str, now: float) -> SessionRecord | None:
-        record = self._sessions.get(session_id, now)
-        if record is not None:
-            self._sessions.put(session_id, record, now)
-        return record
+        self._sessions.add(session_id, Late(self._number, event))
 
     def _first(self) -> Kept | None:
         """The oldest event kept."""
@@ -272,7 +276,7 @@ class MemoryStore:
             if oldest is None or oldest.expires > now:
                 held = f"{len(self._events)} events and {self._bytes} bytes"
                 raise StoreFullError(f"the store holds {held}: no room for {size} bytes more")
-            self._drop(oldest)
+            self._drop(oldest, now)
 
     def _tidy(self, now: float) -> None:
         if now >= self._quiet_until:
@@ -281,33 +285,28 @@ class MemoryStore:
     def _drop_expired(self, limit: int, now: float) -> int:
         gone, first = 0, self._first()
         while gone < limit and first is not None and first.expires <= now:
-            self._drop(first)
+            self._drop(first, now)
             gone, first = gone + 1, self._first()
         gone += self._sessions.drop_expired(limit - gone, now)
-        gone += self._bindings.drop_expired(limit - gone, now)
+        gone += self._subjects.drop_expired(limit - gone, now)
         if gone < limit:
             end = now + self._ttl if first is None else first.expires
-            self._quiet_until = min(end, self._sessions.first_end(), self._bindings.first_end())
+            self._quiet_until = min(end, self._sessions.first_end(), self._subjects.first_end())
         return gone
 
-    def _drop(self, event: Kept) -> None:
+    def _drop(self, event: Kept, now: float) -> None:
         del self._events[event.cursor]
         del self._keys[event.key]
         self._bytes -= len(event.body)
-        for topic in event.subjects:
-            self._topics.remove(topic, event)
+        for subject in event.subjects:
+            self._subjects.remove(subject, event, now)
         if event.session_id is not None and event.session_id not in event.later:
-            self._topics.remove(event.session_id, event)
-        for topic in event.later:
-            self._topics.remove(topic, event)
+            self._sessions.remove(event.session_id, event, now)
+        for session_id in event.later:
+            self._sessions.remove(session_id, event, now)
         for claims in self._groups.values():
             claims.forget(event.cursor)
 
     def _wake(self, topics: Sequence[str]) -> None:
         for wake in tuple(self._listeners.values()):
             wake(topics)
-
-
-def _stored(row: Row) -> StoredEvent:
-    event = row.event
-    return StoredEvent(position=event.cursor, cursor=row.cursor, body=event.body, session_id=event.session_id)
