@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from struct import iter_unpack
-from typing import Any, cast
+from typing import Any
 from uuid import UUID, SafeUUID
 
 from avaturn_async._unguarded import unguarded
@@ -37,7 +37,8 @@ def uuid_of(text: Any) -> UUID:
             made.int = _int_from_bytes(raw)
             made.is_safe = _unknown
             made.__class__ = UUID
-            return cast("UUID", made)
+            id_: UUID = made
+            return id_
     shown = repr(text[:60]) if isinstance(text, str) else type(text).__name__
     raise ValueError(f"not a UUID in canonical form: {shown}")
 

@@ -134,6 +134,24 @@ async def test_what_an_event_binds_beside_its_subjects_ends_as_well() -> None:
     assert _tables(store) == empty
 
 
+async def test_what_is_renewed_again_and_again_takes_no_more_room() -> None:
+    now = 0.0
+    store = MemoryStore(ttl=10, clock=lambda: now)
+    empty = _tables(store)
+    await store.save_session(_record(1))
+    await store.bind("avatar:1", "1")
+    once = _tables(store)
+    for _ in range(100):
+        now += 1
+        await store.bind("avatar:1", "1")
+        assert await store.load_session("1") == _record(1)
+        assert _tables(store) == once
+    now += 11
+    while await store.expire(limit=50):
+        pass
+    assert _tables(store) == empty
+
+
 async def test_a_bind_to_a_session_that_nobody_opened_leaves_nothing_behind() -> None:
     now = 0.0
     store = MemoryStore(ttl=10, clock=lambda: now)

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import math
 from collections.abc import AsyncIterator, Callable, Iterable
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from avaturn_async._ids import text_of
 from avaturn_async._unguarded import unguarded
@@ -264,7 +264,8 @@ def _arrival(event: Event, key: str, body: bytes) -> Arrival:
     made.subjects = subjects
     made.binds = binds
     made.__class__ = Arrival
-    return cast("Arrival", made)
+    arrival: Arrival = made
+    return arrival
 
 
 def _nothing() -> None:

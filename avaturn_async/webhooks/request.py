@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Self, cast
+from typing import Any, Self
 
 from attrs import field, frozen
 
@@ -102,7 +102,8 @@ def as_received(*, method: str, headers: RawHeaders, body: bytes, query: str, pe
     made.query = query
     made.peer = peer
     made.__class__ = WebhookRequest
-    return cast("WebhookRequest", made)
+    request: WebhookRequest = made
+    return request
 
 
 @frozen(kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict, deque
 from collections.abc import Sequence
-from typing import Generic, TypeVar, cast
+from typing import Generic, TypeVar
 
 from attrs import define
 
@@ -50,16 +50,16 @@ Row = Kept | Late
 _begin = unguarded(StoredEvent)
 
 
-def stored(row: Row) -> StoredEvent:
-    """What a store gives back of a row."""
-    event = row.event
+def stored(event: Kept, *, cursor: int) -> StoredEvent:
+    """What a store gives back of an event that appeared at a cursor."""
     made = _begin()
     made.position = event.cursor
-    made.cursor = row.cursor
+    made.cursor = cursor
     made.body = event.body
     made.session_id = event.session_id
     made.__class__ = StoredEvent
-    return cast("StoredEvent", made)
+    given: StoredEvent = made
+    return given
 
 
 @define(weakref_slot=False)
@@ -74,6 +74,8 @@ class Place(Generic[V]):
     _rows: Row | list[Row] | None = None
     value: V | None = None
     ends: float = -math.inf
+    noted: bool = False
+    """Whether somebody will come here for the end of the value."""
 
     @property
     def rows(self) -> Sequence[Row]:
@@ -116,7 +118,7 @@ class Places(Generic[V]):
 
     def __init__(self) -> None:
         self._places: dict[str, Place[V]] = {}
-        # In the order in which they are due, since all live equally long.
+        # Nearly in the order in which they are due, since all live equally long; one for each place.
         self._ends: deque[tuple[float, Place[V]]] = deque()
         self.values: int = 0
         """How many places have a value, over or not."""
@@ -147,8 +149,8 @@ class Places(Generic[V]):
         if place.value is None:
             self.values += 1
         place.value, place.ends = value, ends
-        if not with_event:
-            self._ends.append((ends, place))
+        if not with_event and not place.noted:
+            self._note(place)
 
     def remove(self, topic: str, event: Kept, now: float) -> None:
         """Have an event disappear from a topic, with the value that ends with it."""
@@ -161,12 +163,22 @@ class Places(Generic[V]):
         return self._ends[0][0] if self._ends else math.inf
 
     def drop_expired(self, limit: int, now: float) -> int:
-        """Come to at most ``limit`` ends that are due, of values that may have been renewed; how many."""
+        """Come to at most ``limit`` ends that were noted and are due; how many."""
         gone = 0
         while gone < limit and self.first_end() <= now:
-            self._settle(self._ends.popleft()[1], now)
+            place = self._ends.popleft()[1]
+            place.noted = False
+            if place.ends > now:
+                # It was put off. Behind others that end later it waits for them, at most as long again.
+                self._note(place)
+            else:
+                self._settle(place, now)
             gone += 1
         return gone
+
+    def _note(self, place: Place[V]) -> None:
+        place.noted = True
+        self._ends.append((place.ends, place))
 
     def _settle(self, place: Place[V], now: float) -> None:
         if place.value is not None and place.ends <= now:

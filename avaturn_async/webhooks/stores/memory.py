@@ -129,8 +129,9 @@ class MemoryStore:
         later = islice(rows, bisect_right(rows, after, key=_cursor), None) if after else rows
         now = self._clock()
         for row in later:
-            if row.event.expires > now:
-                found.append(stored(row))
+            event = row.event
+            if event.expires > now:
+                found.append(stored(event, cursor=row.cursor))
                 if len(found) == _MOST_READ:
                     break
         return found
@@ -180,7 +181,7 @@ class MemoryStore:
             event = self._events.get(position)
             if event is not None and event.expires > now:
                 claims.hold(position, now)
-                claimed.append(stored(event))
+                claimed.append(stored(event, cursor=position))
         return claimed
 
     async def hold(self, group: str, positions: Sequence[int]) -> None:
