@@ -152,6 +152,41 @@ async def test_what_is_renewed_again_and_again_takes_no_more_room() -> None:
     assert _tables(store) == empty
 
 
+async def test_an_end_that_was_put_off_is_come_to_nevertheless() -> None:
+    now = 0.0
+    store = MemoryStore(ttl=10, clock=lambda: now)
+    empty = _tables(store)
+    for now in (0.0, 9.0):
+        await store.bind("avatar:1", "1")
+    now = 12.0
+    assert await store.expire(limit=50) == 1
+    assert await store.bound("avatar:1") == "1"
+    now = 19.0
+    assert await store.expire(limit=50) == 1
+    assert _tables(store) == empty
+
+
+async def test_a_binding_that_ended_before_its_events_ends_again() -> None:
+    now = 0.0
+    store = MemoryStore(ttl=10, clock=lambda: now)
+    empty = _tables(store)
+    for subject in ("avatar:1", "render:1"):
+        await store.bind(subject, "1")
+    now = 5.0
+    # It finds its session through the render, which leaves the binding of the avatar as it is.
+    await store.append(Arrival(key="a", body=b"x", subjects=("render:1", "avatar:1")))
+    now = 12.0
+    await store.expire(limit=50)
+    assert await store.bound("avatar:1") is None
+    assert (await store.read("avatar:1"))[0].body == b"x"
+    now = 13.0
+    await store.bind("avatar:1", "1")
+    now = 30.0
+    while await store.expire(limit=50):
+        pass
+    assert _tables(store) == empty
+
+
 async def test_a_bind_to_a_session_that_nobody_opened_leaves_nothing_behind() -> None:
     now = 0.0
     store = MemoryStore(ttl=10, clock=lambda: now)
