@@ -156,8 +156,9 @@ async def test_an_end_that_was_put_off_is_come_to_nevertheless() -> None:
     now = 0.0
     store = MemoryStore(ttl=10, clock=lambda: now)
     empty = _tables(store)
-    for now in (0.0, 9.0):
-        await store.bind("avatar:1", "1")
+    await store.bind("avatar:1", "1")
+    now = 9.0
+    await store.bind("avatar:1", "1")
     now = 12.0
     assert await store.expire(limit=50) == 1
     assert await store.bound("avatar:1") == "1"
@@ -181,10 +182,27 @@ async def test_a_binding_that_ended_before_its_events_ends_again() -> None:
     assert (await store.read("avatar:1"))[0].body == b"x"
     now = 13.0
     await store.bind("avatar:1", "1")
+    now = 16.0
+    await store.expire(limit=50)
+    assert await store.bound("avatar:1") == "1"
     now = 30.0
-    while await store.expire(limit=50):
-        pass
+    await store.expire(limit=50)
     assert _tables(store) == empty
+
+
+async def test_an_event_that_ends_takes_nothing_along_that_another_one_renewed() -> None:
+    now = 0.0
+    store = MemoryStore(ttl=10, clock=lambda: now)
+    await store.save_session(_record(1))
+    await store.append(
+        Arrival(key="a", body=b"x", session_id="1", subjects=("avatar:1",), binds=("avatar:1",))
+    )
+    now = 6.0
+    await store.append(Arrival(key="b", body=b"x", subjects=("avatar:1",)))
+    now = 11.0
+    assert await store.expire(limit=50) > 0
+    assert await store.load_session("1") == _record(1)
+    assert await store.bound("avatar:1") == "1"
 
 
 async def test_a_bind_to_a_session_that_nobody_opened_leaves_nothing_behind() -> None:
