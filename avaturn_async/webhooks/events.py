@@ -180,7 +180,7 @@ def _problems(cls: Any, raw: dict[str, Any]) -> tuple[str, ...]:
 
 
 def at_position(event: Event, position: int) -> Event:
-    """The event as the one that a store has at a position: ``attrs.evolve`` in a tenth of its time."""
+    """The event as the one that a store has at a position: ``attrs.evolve`` in a third of its time."""
     cls: Any = type(event)
     made: Event = _copier(cls)(event, position)
     return made
