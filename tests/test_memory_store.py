@@ -157,9 +157,11 @@ async def test_an_end_that_was_put_off_is_come_to_nevertheless() -> None:
     store = MemoryStore(ttl=10, clock=lambda: now)
     empty = _tables(store)
     await store.bind("avatar:1", "1")
+    now = 5.0
+    await store.bind("avatar:2", "1")
     now = 9.0
     await store.bind("avatar:1", "1")
-    now = 12.0
+    now = 16.0
     assert await store.expire(limit=50) == 1
     assert await store.bound("avatar:1") == "1"
     now = 19.0
@@ -188,6 +190,40 @@ async def test_a_binding_that_ended_before_its_events_ends_again() -> None:
     now = 30.0
     await store.expire(limit=50)
     assert _tables(store) == empty
+
+
+async def test_what_is_renewed_is_in_the_way_of_nothing_that_is_over() -> None:
+    now = 0.0
+    store = MemoryStore(ttl=10, clock=lambda: now)
+    await store.save_session(_record(1))
+    await store.append(Arrival(key="a", body=b"x", session_id="1"))
+    now = 1.0
+    for n in (2, 3):
+        await store.save_session(_record(n))
+    now = 5.0
+    await store.save_session(_record(4))
+    now = 6.0
+    for key, session_id in (("b", "1"), ("c", "2")):
+        await store.append(Arrival(key=key, body=b"x", session_id=session_id))
+    now = 12.0
+    # The first event, and the third session.
+    assert await store.expire(limit=50) == 2
+    assert await store.sizes() == {"events": 2, "bytes": 2, "sessions": 3, "bindings": 0}
+    now = 15.5
+    assert await store.expire(limit=50) == 1
+    assert await store.load_session("1") == _record(1)
+
+
+async def test_what_ends_with_an_event_waits_for_nothing() -> None:
+    now = 0.0
+    store = MemoryStore(ttl=10, clock=lambda: now)
+    await store.save_session(_record(1))
+    await store.append(Arrival(key="a", body=b"x", session_id="1"))
+    now = 5.0
+    await store.save_session(_record(2))
+    now = 11.0
+    assert [await store.expire(limit=1) for _ in range(3)] == [1, 1, 0]
+    assert (await store.sizes())["sessions"] == 1
 
 
 async def test_an_event_that_ends_takes_nothing_along_that_another_one_renewed() -> None:

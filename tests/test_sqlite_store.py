@@ -367,6 +367,9 @@ class _Played:
     async def state(self) -> Any:
         store = self.store
         topics = [*_SUBJECT_NAMES, *(f"session:{session}" for session in _SESSION_NAMES)]
+        # Which of what is over is dropped first is nobody's concern.
+        while await store.expire(limit=3):
+            pass
         return (
             {topic: [self._called(event) for event in await store.read(topic)] for topic in topics},
             [await store.bound(subject) for subject in _SUBJECT_NAMES],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Generic, TypeVar
 
@@ -74,8 +74,6 @@ class Place(Generic[V]):
     _rows: Row | list[Row] | None = None
     value: V | None = None
     ends: float = -math.inf
-    noted: bool = False
-    """Whether somebody will come here for the end of the value."""
 
     @property
     def rows(self) -> Sequence[Row]:
@@ -112,14 +110,14 @@ class Places(Generic[V]):
     """The topics under which something is known.
 
     There is one table for rows and values together, since each look into a table of 100,000 costs as much as
-    a dozen lines. A value that an event puts or renews ends when the event does, which takes it along; for
-    every other end there is a note of its own.
+    a dozen lines. A value that an event puts or renews ends with the event, which then looks after it; all
+    others are noted.
     """
 
     def __init__(self) -> None:
         self._places: dict[str, Place[V]] = {}
-        # Nearly in the order in which they are due, since all live equally long; one for each place.
-        self._ends: deque[tuple[float, Place[V]]] = deque()
+        # In the order in which their values end, since all live equally long.
+        self._ends: OrderedDict[str, Place[V]] = OrderedDict()
         self.values: int = 0
         """How many places have a value, over or not."""
 
@@ -148,44 +146,44 @@ class Places(Generic[V]):
         """Give a place a value until a time, at which an event there ends as well or else something else."""
         if place.value is None:
             self.values += 1
-        place.value, place.ends = value, ends
-        if not with_event and not place.noted:
-            self._note(place)
+        place.value = value
+        self.renew(place, ends, with_event=with_event)
+
+    def renew(self, place: Place[V], ends: float, *, with_event: bool) -> None:
+        """Keep the value of a place until a later time."""
+        place.ends = ends
+        if with_event:
+            self._ends.pop(place.topic, None)
+        else:
+            self._ends[place.topic] = place
+            self._ends.move_to_end(place.topic)
 
     def remove(self, topic: str, event: Kept, now: float) -> None:
-        """Have an event disappear from a topic, with the value that ends with it."""
+        """Have an event disappear from a topic."""
         place = self._places[topic]
         place.remove(event)
-        self._settle(place, now)
+        if place.value is None:
+            self._leave(place)
+        elif place.ends <= now:
+            self._ends[topic] = place
+            self._ends.move_to_end(topic, last=False)
 
     def first_end(self) -> float:
-        """When the first end is due that was noted; never, if there is none."""
-        return self._ends[0][0] if self._ends else math.inf
+        """When the first of the values is over that are noted; never, if there is none."""
+        return next(iter(self._ends.values())).ends if self._ends else math.inf
 
-    def drop_expired(self, limit: int, now: float) -> int:
-        """Come to at most ``limit`` ends that were noted and are due; how many."""
-        gone = 0
-        while gone < limit and self.first_end() <= now:
-            place = self._ends.popleft()[1]
-            place.noted = False
-            if place.ends > now:
-                # It was put off. Behind others that end later it waits for them, at most as long again.
-                self._note(place)
-            else:
-                self._settle(place, now)
-            gone += 1
-        return gone
+    def drop_next(self, now: float) -> bool:
+        """Drop the value that is over for longest, if one is."""
+        if self.first_end() > now:
+            return False
+        place = self._ends.popitem(last=False)[1]
+        place.value = None
+        self.values -= 1
+        self._leave(place)
+        return True
 
-    def _note(self, place: Place[V]) -> None:
-        place.noted = True
-        self._ends.append((place.ends, place))
-
-    def _settle(self, place: Place[V], now: float) -> None:
-        if place.value is not None and place.ends <= now:
-            place.value = None
-            self.values -= 1
-        # Its value may have ended with an event long before: there may be another place by now.
-        if place.value is None and not place.rows and self._places.get(place.topic) is place:
+    def _leave(self, place: Place[V]) -> None:
+        if not place.rows:
             del self._places[place.topic]
 
 

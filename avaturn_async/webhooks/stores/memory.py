@@ -51,8 +51,7 @@ class MemoryStore:
         self._max_bytes = max_bytes
         self._clock = clock
         self._takeover = takeover
-        # By its bare id who opened a session, by its name the session that a subject is bound to, and what
-        # appeared there.
+        # By its bare id who opened a session, by its name to which one a subject is bound; and what is there.
         self._sessions = Places[SessionRecord]()
         self._subjects = Places[str]()
         # Positions and cursors come from one row of numbers: a late appearance takes the next one.
@@ -141,9 +140,8 @@ class MemoryStore:
         now = self._clock()
         self._tidy(now)
         opened = self._sessions.find(session_id)
-        record = None if opened is None else opened.lasting(now)
-        if opened is not None and record is not None:
-            self._sessions.put(opened, record, now + self._ttl, with_event=False)
+        if opened is not None and opened.ends > now:
+            self._sessions.renew(opened, now + self._ttl, with_event=False)
         self._bind(subject, session_id, now, with_event=False)
         self._wake((f"session:{session_id}",))
 
@@ -225,7 +223,7 @@ class MemoryStore:
             place = self._subjects.add(subject)
             session_id = place.lasting(now)
             if session_id is not None:
-                place.ends = event.expires
+                self._subjects.renew(place, event.expires, with_event=True)
                 self._lead(event, session_id, rank, now)
                 break
         return event
@@ -234,7 +232,7 @@ class MemoryStore:
         """Bring an event to its session as it arrives."""
         place = self._sessions.add(session_id, event)
         if place.ends > now:
-            place.ends = event.expires
+            self._sessions.renew(place, event.expires, with_event=True)
         # The id is kept once for all who mention it: with 100,000 sessions that counts.
         event.session_id = place.topic
         event.rank = rank
@@ -284,16 +282,24 @@ class MemoryStore:
             self._drop_expired(_SLICE, now)
 
     def _drop_expired(self, limit: int, now: float) -> int:
-        gone, first = 0, self._first()
-        while gone < limit and first is not None and first.expires <= now:
-            self._drop(first, now)
-            gone, first = gone + 1, self._first()
-        gone += self._sessions.drop_expired(limit - gone, now)
-        gone += self._subjects.drop_expired(limit - gone, now)
+        gone = 0
+        while gone < limit and self._drop_next(now):
+            gone += 1
         if gone < limit:
+            first = self._first()
             end = now + self._ttl if first is None else first.expires
             self._quiet_until = min(end, self._sessions.first_end(), self._subjects.first_end())
         return gone
+
+    def _drop_next(self, now: float) -> bool:
+        # What ended with an event goes before the next event, lest it piles up.
+        if self._sessions.drop_next(now) or self._subjects.drop_next(now):
+            return True
+        first = self._first()
+        if first is None or first.expires > now:
+            return False
+        self._drop(first, now)
+        return True
 
     def _drop(self, event: Kept, now: float) -> None:
         del self._events[event.cursor]
