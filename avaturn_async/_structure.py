@@ -88,19 +88,19 @@ def _object_reader(cls: Any) -> Reader:
 
     For ``Export`` it is::
 
-    def read(value):
-        if type(value) is not dict:
-            raise Mismatch("object")
-        made, known = begin(), 1
-        made.status = read_status(value["status"])
-        item = value.get("url")
-        if item is None:
-            made.url = None
-        else:
-            made.url = read_url(item)
-            known += 1
-        made.__class__ = cls
-        return made
+        def read(value):
+            if type(value) is not dict:
+                raise Mismatch("object")
+            made, known = begin(), 1
+            made.status = read_status(value["status"])
+            item = value.get("url")
+            if item is None:
+                made.url = None
+            else:
+                made.url = read_url(item)
+                known += 1
+            made.__class__ = cls
+            return made
     """
     types = get_type_hints(cls)
     # What the object itself is filled with comes first: the rest may depend on it.

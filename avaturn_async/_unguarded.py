@@ -8,7 +8,12 @@ what it is to be when it has everything.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
+
+import attrs
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 def unguarded(cls: type) -> Any:
@@ -24,6 +29,14 @@ def unguarded(cls: type) -> Any:
             "__delattr__": object.__delattr__,
         },
     )
+
+
+def maker(cls: Callable[P, T]) -> Callable[P, T]:
+    """``cls(...)`` in a third of its time: takes every field, and checks and converts none."""
+    made: Any = cls
+    names = [field.name for field in attrs.fields(made)]
+    lines = ["made = begin()", *(f"made.{name} = {name}" for name in names)]
+    return written(f"*, {', '.join(names)}", [*lines, "made.__class__ = cls", "return made"], made, {})
 
 
 def written(head: str, lines: Iterable[str], cls: type, scope: dict[str, Any]) -> Callable[..., Any]:

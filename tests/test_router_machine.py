@@ -308,8 +308,8 @@ class RouterMachine(RuleBasedStateMachine):
         # After the time to live nothing is left, neither of events nor of anything else.
         self.runner.run(asyncio.sleep(TTL + 30))
         assert set(self.runner.run(self.store.sizes()).values()) == {0}
-        assert not len(self.store._sessions)
-        assert not len(self.store._subjects)
+        assert not self.store._sessions
+        assert not self.store._subjects
         assert not self.store._keys
         assert not self.router._inbox._hints
         self.runner.run(self.router.close())

@@ -13,10 +13,10 @@ from attrs.exceptions import FrozenInstanceError
 from avaturn_async import Avatar, Session
 from avaturn_async._ids import uuid_of, uuids_of
 from avaturn_async._structure import structure
-from avaturn_async._unguarded import unguarded
+from avaturn_async._unguarded import maker, unguarded
 from avaturn_async.webhooks import AvatarReady, SessionRouter, WebhookRequest
 from avaturn_async.webhooks.events import at_position, event_body
-from avaturn_async.webhooks.request import RawHeaders, as_received
+from avaturn_async.webhooks.request import RawHeaders
 from avaturn_async.webhooks.stores import Arrival, StoredEvent
 from avaturn_async.webhooks.stores.memory import MemoryStore
 
@@ -77,7 +77,7 @@ def test_ids_stay_as_they_are() -> None:
 
 def test_a_request_of_known_parts_is_one_like_any_other() -> None:
     headers = RawHeaders([(b"A", b"1")])
-    made = as_received(method="POST", headers=headers, body=b"{}", query="a=b", peer="p")
+    made = maker(WebhookRequest)(method="POST", headers=headers, body=b"{}", query="a=b", peer="p")
     assert made == WebhookRequest(method="POST", headers=headers, body=b"{}", query="a=b", peer="p")
 
 

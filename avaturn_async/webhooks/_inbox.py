@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any, TypeVar
 
 from avaturn_async._ids import text_of
-from avaturn_async._unguarded import unguarded
+from avaturn_async._unguarded import maker
 from avaturn_async.errors import AvaturnTimeoutError, RouterClosedError, StoreError
 from avaturn_async.webhooks.events import (
     AvatarReady,
@@ -22,7 +22,7 @@ from avaturn_async.webhooks.events import (
 )
 from avaturn_async.webhooks.stores import Arrival, EventStore, StoredEvent
 
-_begin = unguarded(Arrival)
+_make = maker(Arrival)
 _log = logging.getLogger("avaturn_async.webhooks")
 
 E = TypeVar("E", bound=Event)
@@ -257,15 +257,7 @@ def _arrival(event: Event, key: str, body: bytes) -> Arrival:
     binds = subjects if named is not None and isinstance(event, AvatarReady) else ()
     if isinstance(event, RenderReady):
         subjects = ("render:" + text_of(event.id), *subjects)
-    made = _begin()
-    made.key = key
-    made.body = body
-    made.session_id = named
-    made.subjects = subjects
-    made.binds = binds
-    made.__class__ = Arrival
-    arrival: Arrival = made
-    return arrival
+    return _make(key=key, body=body, session_id=named, subjects=subjects, binds=binds)
 
 
 def _nothing() -> None:

@@ -7,8 +7,6 @@ from typing import Any, Self
 
 from attrs import field, frozen
 
-from avaturn_async._unguarded import unguarded
-
 __all__ = ["WebhookReply", "WebhookRequest"]
 
 
@@ -88,22 +86,6 @@ class WebhookRequest:
     def values(self, name: bytes) -> list[bytes]:
         """All values of a header, whatever the case of its name."""
         return list(self.headers.by_name.get(name.lower(), ()))
-
-
-_begin = unguarded(WebhookRequest)
-
-
-def as_received(*, method: str, headers: RawHeaders, body: bytes, query: str, peer: str) -> WebhookRequest:
-    """A request of which every part is known to be what it should be."""
-    made = _begin()
-    made.method = method
-    made.headers = headers
-    made.body = body
-    made.query = query
-    made.peer = peer
-    made.__class__ = WebhookRequest
-    request: WebhookRequest = made
-    return request
 
 
 @frozen(kw_only=True)

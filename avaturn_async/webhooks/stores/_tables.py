@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 
 from attrs import define
 
-from avaturn_async._unguarded import unguarded
+from avaturn_async._unguarded import maker
 from avaturn_async.webhooks.stores import StoredEvent
 
 V = TypeVar("V")
@@ -47,19 +47,12 @@ class Late:
 
 
 Row = Kept | Late
-_begin = unguarded(StoredEvent)
+_make = maker(StoredEvent)
 
 
 def stored(event: Kept, *, cursor: int) -> StoredEvent:
     """What a store gives back of an event that appeared at a cursor."""
-    made = _begin()
-    made.position = event.cursor
-    made.cursor = cursor
-    made.body = event.body
-    made.session_id = event.session_id
-    made.__class__ = StoredEvent
-    given: StoredEvent = made
-    return given
+    return _make(position=event.cursor, cursor=cursor, body=event.body, session_id=event.session_id)
 
 
 @define(weakref_slot=False)
