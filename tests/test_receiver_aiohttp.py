@@ -16,7 +16,8 @@ import pytest
 from aiohttp import ClientSession, StreamReader, web
 from aiohttp.test_utils import TestServer, make_mocked_request
 
-from avaturn_async.webhooks import HmacSha256, MemoryStore, SessionRouter, WebhookReceiver
+from avaturn_async.webhooks import HmacSha256, MemoryStore, SessionRouter, WebhookReceiver, WebhookRequest
+from avaturn_async.webhooks.request import RawHeaders
 
 BODY = b'{"event": "avatar.ready", "avatar_id": "0e0e9a3c-5d5a-4f43-9a55-2d9c3f0c8a11"}'
 SIGNATURE = HmacSha256("hush-0123456789abcdef", header="X-Signature")
@@ -86,6 +87,23 @@ async def test_a_good_one_is_a_200_and_the_connection_lives_on() -> None:
             answer = await line.ask(head(f"Content-Length: {len(BODY)}"), BODY)
             assert answer.startswith("HTTP/1.1 200 ")
         assert (made.outcomes["stored"], made.outcomes["duplicate"]) == (1, 1)
+
+
+async def test_a_verifier_sees_what_it_would_see_in_any_framework() -> None:
+    seen: list[WebhookRequest] = []
+    verifier = Mock(HmacSha256, verify=seen.append)
+    made = WebhookReceiver(SessionRouter(), verifier=verifier)
+    async with served(made) as server, wire(server) as line:
+        request = head(f"Content-Length: {len(BODY)}").replace(b"/hook", b"/hook?a=b")
+        await line.ask(request, BODY)
+    [given] = seen
+    like = WebhookRequest(
+        method="POST", headers=tuple(given.headers), body=BODY, query="a=b", peer="127.0.0.1"
+    )
+    assert given == like
+    kinds = [type(given.method), type(given.headers), type(given.body), type(given.query), type(given.peer)]
+    assert kinds == [str, RawHeaders, bytes, str, str]
+    assert given.values(b"HOST") == [b"x"]
 
 
 @pytest.mark.parametrize("headers", ["Content-Length: 500", "Transfer-Encoding: chunked"])
