@@ -70,6 +70,12 @@ def test_a_commit_is_on_the_disk_before_it_is_answered(path: Path) -> None:
         assert file.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL
 
 
+def test_nothing_is_written_beside_the_file_and_its_log(path: Path) -> None:
+    # A statement for many rows keeps what it would need to take itself back.
+    with closing(open_file(path)) as file:
+        assert file.execute("PRAGMA temp_store").fetchone() == (2,)  # MEMORY
+
+
 def test_a_place_where_processes_cannot_share_a_file_is_refused(path: Path) -> None:
     # This way of locking has no shared memory, as on some network disks.
     uri = f"file:{path}?vfs=unix-dotfile"

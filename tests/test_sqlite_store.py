@@ -21,6 +21,7 @@ from avaturn_async.errors import StoreError, StoreFullError
 from avaturn_async.testing.stores import EventStoreContract
 from avaturn_async.webhooks.stores import Arrival, EventStore, SessionRecord, StoredEvent
 from avaturn_async.webhooks.stores._sqlite_engine import Desk, Engine
+from avaturn_async.webhooks.stores._sqlite_run import mark_of
 from avaturn_async.webhooks.stores.memory import MemoryStore
 from avaturn_async.webhooks.stores.sqlite import SQLiteStore
 
@@ -298,8 +299,10 @@ async def test_space_is_used_again(path: Path) -> None:
 
 # The rules, with those of MemoryStore as the measure
 
-_SESSION_NAMES = ["s1", "s2", "s3"]
-_SUBJECT_NAMES = ["avatar:1", "avatar:2", "render:1"]
+# The first two of each have the same mark.
+_SESSION_NAMES = ["plumless", "buckeroo", "s3"]
+_SUBJECT_NAMES = ["avatar:plumless", "avatar:buckeroo", "render:1"]
+_KEYS = ["plumless", "buckeroo", *(f"{n}" for n in range(2, 13))]
 _SESSIONS = st.sampled_from(_SESSION_NAMES)
 _SUBJECTS = st.sampled_from(_SUBJECT_NAMES)
 _GROUPS = st.sampled_from(["g", "h"])
@@ -309,7 +312,7 @@ _ACTS = st.one_of(
         st.just("append"),
         st.builds(
             lambda n, session, subjects, bound: Arrival(
-                key=f"{n}",
+                key=_KEYS[n],
                 body=b"x" * n,
                 session_id=session,
                 subjects=tuple(subjects),
@@ -317,8 +320,8 @@ _ACTS = st.one_of(
             ),
             st.integers(0, 12),
             st.none() | _SESSIONS,
-            st.lists(_SUBJECTS, max_size=2, unique=True),
-            st.integers(0, 2),
+            st.lists(_SUBJECTS, max_size=3, unique=True),
+            st.integers(0, 3),
         ),
     ),
     st.tuples(st.just("bind"), _SUBJECTS, _SESSIONS),
@@ -374,7 +377,7 @@ class _Played:
             {topic: [self._called(event) for event in await store.read(topic)] for topic in topics},
             [await store.bound(subject) for subject in _SUBJECT_NAMES],
             [await store.load_session(session) for session in _SESSION_NAMES],
-            [await store.seen(f"{n}") for n in range(13)],
+            [await store.seen(key) for key in _KEYS],
             await store.sizes(),
         )
 
@@ -410,6 +413,29 @@ def test_it_does_what_a_store_in_memory_does(
     tmp_path_factory: pytest.TempPathFactory, acts: list[tuple[Any, ...]]
 ) -> None:
     asyncio.run(_play(tmp_path_factory.mktemp("played") / "store.db", acts))
+
+
+@pytest.mark.parametrize(("one", "other"), [("plumless", "buckeroo"), ("buckeroo", "plumless")])
+async def test_texts_with_the_same_mark_are_told_apart(path: Path, one: str, other: str) -> None:
+    assert mark_of(one) == mark_of(other)
+    assert mark_of(f"session:{one}") == mark_of(f"session:{other}")
+    async with opened(path) as store:
+        assert await store.append(Arrival(key=one, body=b"1", subjects=(one,))) == 1
+        assert (await store.seen(one), await store.seen(other)) == (True, False)
+        assert await store.append(Arrival(key=other, body=b"2", subjects=(other,))) == 2
+        # Of the two that wait, each waits for its own.
+        await store.bind(other, "s")
+        assert (await store.bound(one), await store.bound(other)) == (None, "s")
+        assert [event.body for event in await store.read("session:s")] == [b"2"]
+        await store.bind(one, one)
+        await store.bind(one, other)
+        assert (await store.bound(one), await store.bound(other)) == (other, "s")
+        assert [event.body for event in await store.read(f"session:{one}")] == [b"1"]
+        assert await store.read(f"session:{other}") == ()
+        assert [event.body for event in await store.read(one)] == [b"1"]
+        # And so it is for one that leads others at once.
+        await store.append(Arrival(key="3", body=b"3", session_id="t", subjects=(one,), binds=(one,)))
+        assert (await store.bound(one), await store.bound(other)) == ("t", "s")
 
 
 async def test_expiry_never_takes_more_than_was_asked_for(path: Path) -> None:
@@ -468,6 +494,30 @@ async def test_what_is_over_stands_in_nobodys_way_before_it_is_dropped(path: Pat
         assert await store.append(arrival("399")) == 401
         assert await store.append(arrival("big", bytes(399))) == 402
         assert (await store.sizes())["events"] == 2
+
+
+async def test_a_binding_that_is_over_leads_nobody_before_it_is_dropped(path: Path) -> None:
+    now = 0.0
+    async with opened(path, ttl=10.0, clock=lambda: now) as store:
+        subjects = [f"{n}" for n in range(400)]
+        await store.save_session(SessionRecord(id="s", user_id="u", context="null"), binds=subjects)
+        now = 11.0
+        await asyncio.gather(*(store.append(Arrival(key=n, body=b"x", subjects=(n,))) for n in subjects))
+        assert await store.read("session:s") == ()
+        assert {event.session_id for n in subjects for event in await store.read(n)} == {None}
+
+
+async def test_a_subject_that_is_given_twice_appears_once(path: Path) -> None:
+    async with opened(path) as store:
+        await store.append(Arrival(key="1", body=b"x", subjects=("a", "b", "a")))
+        assert [len(await store.read(subject)) for subject in "ab"] == [1, 1]
+
+
+async def test_each_of_many_is_known_when_it_comes_again(path: Path) -> None:
+    async with opened(path) as store:
+        for expected in ([*range(1, 401)], [0] * 400):
+            given = await asyncio.gather(*(store.append(arrival(f"{n}")) for n in range(400)))
+            assert sorted(given) == expected
 
 
 async def test_bounds_are_those_of_all_processes_together(path: Path) -> None:

@@ -140,7 +140,7 @@ def _group(setup: Setup) -> Result:
     where = {"file": (str(setup.directory / "events.db"),), "memory": ()}
     servers = {name: python(setup, "hook_server", "ours", *store) for name, store in where.items()}
     ports, first = {name: server.read() for name, server in servers.items()}, 0
-    for _ in range(3 if setup.quick else 9):
+    for _ in range(3 if setup.quick else 15):
         for taken, name, senders, each in (
             (theirs, "file", 1, 200), (ours, "file", 200, 10), (in_memory, "memory", 200, 10),
         ):  # fmt: skip

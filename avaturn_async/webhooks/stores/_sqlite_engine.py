@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from attrs import frozen
+from attrs import define, frozen
 
 from avaturn_async.webhooks.stores import Arrival
 from avaturn_async.webhooks.stores._sqlite_groups import Groups
@@ -35,7 +35,7 @@ class Desk:
     groups: Groups
 
 
-@frozen
+@define(eq=False)
 class Append(Mergeable[Desk, int]):
     """Keep an event."""
 

@@ -31,8 +31,9 @@ _APPLICATION_ID = 0x41567472  # "AVtr"
 # of them a file has been through.
 #
 # counters.number   the last position or cursor given out: one row of numbers for both
+# *.mark            what key, topic or subject is found by, in an index a fifth as large: see mark_of()
 # events.rank       the place in its subjects of the one that led to its session: -1 if it named that itself
-# appearances.rank  the place of the topic among the subjects of the event; NULL for a session
+# appearances.rank  the place of the topic among the subjects of the event; behind all of them for a session
 # appearances       (cursor = position) is the arrival, another cursor a late binding
 # claims.holder     NULL when it was handed back
 _MIGRATIONS: tuple[tuple[str, ...], ...] = (
@@ -40,19 +41,21 @@ _MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE TABLE counters (number INTEGER NOT NULL, events INTEGER NOT NULL, bytes INTEGER NOT NULL)",
         "INSERT INTO counters VALUES (0, 0, 0)",
         """CREATE TABLE events (
-            position INTEGER PRIMARY KEY, expires REAL NOT NULL, key TEXT NOT NULL UNIQUE,
+            position INTEGER PRIMARY KEY, expires REAL NOT NULL, mark INTEGER NOT NULL, key TEXT NOT NULL,
             session_id TEXT, rank INTEGER NOT NULL, body BLOB NOT NULL)""",
+        "CREATE INDEX events_key ON events (mark)",
         "CREATE INDEX events_expires ON events (expires)",
         """CREATE TABLE appearances (
-            cursor INTEGER NOT NULL, topic TEXT NOT NULL, position INTEGER NOT NULL, rank INTEGER,
-            PRIMARY KEY (cursor, topic)) WITHOUT ROWID""",
-        "CREATE INDEX appearances_topic ON appearances (topic, cursor)",
+            cursor INTEGER NOT NULL, rank INTEGER NOT NULL, mark INTEGER NOT NULL, topic TEXT NOT NULL,
+            position INTEGER NOT NULL, PRIMARY KEY (cursor, rank)) WITHOUT ROWID""",
+        "CREATE INDEX appearances_topic ON appearances (mark, cursor)",
         "CREATE INDEX appearances_late ON appearances (position) WHERE cursor <> position",
         """CREATE TABLE sessions (
             id TEXT PRIMARY KEY, expires REAL NOT NULL, user_id TEXT NOT NULL, context TEXT NOT NULL)""",
         "CREATE INDEX sessions_expires ON sessions (expires)",
         """CREATE TABLE bindings (
-            subject TEXT PRIMARY KEY, expires REAL NOT NULL, session_id TEXT NOT NULL) WITHOUT ROWID""",
+            expires REAL NOT NULL, mark INTEGER NOT NULL, subject TEXT NOT NULL, session_id TEXT NOT NULL)""",
+        "CREATE INDEX bindings_subject ON bindings (mark)",
         "CREATE INDEX bindings_expires ON bindings (expires)",
         "CREATE TABLE groups (name TEXT PRIMARY KEY, behind INTEGER NOT NULL)",
         """CREATE TABLE claims (
@@ -167,16 +170,21 @@ def _prepare(connection: sqlite3.Connection, path: Path, migrations: Sequence[Se
     (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
     if mode != "wal":
         raise StoreError(f"{path}: SQLite cannot share a file in this place (journal mode {mode}, not wal)")
+    # What a statement would need to take itself back; in a file it is as many writes again.
+    connection.execute("PRAGMA temp_store = MEMORY")
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA fullfsync = ON")  # on macOS fsync alone does not reach the disk
+    # 16 MB: a page that is written again and again is brought into the file once for that.
+    connection.execute("PRAGMA wal_autocheckpoint = 4000")
     connection.execute("PRAGMA journal_size_limit = 67108864")
 
 
 def _version(connection: sqlite3.Connection, path: Path, known: int) -> int:
     """How many steps the file has been through: none if it is empty."""
-    (application,) = connection.execute("PRAGMA application_id").fetchone()
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    (objects,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    application, version, objects = connection.execute(
+        """SELECT application_id, user_version, (SELECT count(*) FROM sqlite_master)
+        FROM pragma_application_id, pragma_user_version"""
+    ).fetchone()
     if (application, version, objects) == (0, 0, 0):
         return 0
     if application != _APPLICATION_ID:

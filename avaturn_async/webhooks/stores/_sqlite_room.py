@@ -66,7 +66,7 @@ class Room:
             (now, limit - gone),
         ).rowcount
         gone += self._db.execute(
-            "DELETE FROM bindings WHERE subject IN (SELECT subject FROM bindings WHERE expires <= ? LIMIT ?)",
+            "DELETE FROM bindings WHERE rowid IN (SELECT rowid FROM bindings WHERE expires <= ? LIMIT ?)",
             (now, limit - gone),
         ).rowcount
         return gone

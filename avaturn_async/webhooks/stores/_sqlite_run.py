@@ -7,9 +7,9 @@ for its turn every time.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection, Iterator, Sequence
-from itertools import chain
+from collections.abc import Collection, Sequence
 from typing import Any, TypeVar
+from zlib import crc32
 
 from attrs import Factory, define
 
@@ -17,18 +17,31 @@ from avaturn_async.webhooks.stores import Arrival
 
 T = TypeVar("T")
 
-# Ranks of events: one that named its session itself, and one without a session, behind every subject.
+# Ranks of events: one that named its session itself, and one without a session.
 _NAMED = -1
-_UNROUTED = 1_000
-
-Appearance = tuple[int, str, int, int | None]
-"""A row of appearances: cursor, topic, position and rank."""
-
-_Event = tuple[int, str, str | None, int, bytes]
+BEHIND_ALL = 1_000
+"""The rank of what is no subject: behind every one that is."""
 
 # So many rows or values go into one statement. Of few lengths the connection keeps all prepared, and of these
-# each is needed once at most, behind the longest.
-_LENGTHS = (64, 32, 16, 8, 4, 2, 1)
+# each is needed once at most, behind the longest. The widest rows are of seven, and a statement may take 999.
+_LENGTHS = (128, 64, 32, 16, 8, 4, 2, 1)
+
+
+class Marks(dict[str, int]):
+    """What texts are found by: 32 bits for each, so that an index of what comes in no order stays small.
+
+    Every entry of it goes to a page of its own, and those pages are most of what is written for an event.
+    Other texts may have the same mark: whatever finds something by it looks at the text too.
+    """
+
+    def __missing__(self, text: str) -> int:
+        mark = self[text] = mark_of(text)
+        return mark
+
+
+def mark_of(text: str) -> int:
+    """The mark of one text."""
+    return crc32(text.encode()) - 0x8000_0000  # SQLite has signed numbers, and four bytes for this one
 
 
 @define(kw_only=True)
@@ -45,10 +58,15 @@ class Run:
     """The sessions of the subjects that have one."""
     waiting: set[str]
     """The subjects under which events wait for a session, or for one that a better subject leads to."""
-    events: list[_Event] = Factory(list[_Event])
-    """Position, key, session, rank and body of each that was taken."""
-    appearances: list[Appearance] = Factory(list[Appearance])
-    """Where these are found."""
+    expires: float
+    """When these events will be over."""
+    marks: Marks
+    positions: dict[str, int] = Factory(dict[str, int])
+    """Of the events that were taken, by their keys."""
+    events: list[object] = Factory(list[object])
+    """Of each of them expiry, position, mark, key, session, rank and body, one after the other."""
+    appearances: list[object] = Factory(list[object])
+    """Where these are found: cursor, rank, mark, topic and position of each."""
     bindings: dict[str, str] = Factory(dict[str, str])
     """The sessions of subjects that are bound, or bound again."""
     sessions: set[str] = Factory(set[str])
@@ -64,12 +82,24 @@ class Run:
         self.number += 1
         self.events_left -= 1
         self.bytes_left -= len(arrival.body)
-        self.events.append((self.number, arrival.key, session_id, rank, arrival.body))
+        self.positions[arrival.key] = position = self.number
+        self.events += (
+            self.expires,
+            position,
+            self.marks[arrival.key],
+            arrival.key,
+            session_id,
+            rank,
+            arrival.body,
+        )
         self.waiting.update(arrival.subjects[: max(rank, 0)])
         for place, subject in enumerate(arrival.subjects):
-            self.appearances.append((self.number, subject, self.number, place))
+            # One that is given twice appears once, at its first place.
+            if arrival.subjects.index(subject) == place:
+                self.appearances += (position, place, self.marks[subject], subject, position)
         if session_id is not None:
-            self.appearances.append((self.number, f"session:{session_id}", self.number, None))
+            topic = f"session:{session_id}"
+            self.appearances += (position, BEHIND_ALL, mark_of(topic), topic, position)
             self._bind(arrival.binds, session_id)
         return True
 
@@ -84,7 +114,7 @@ class Run:
                 self.bindings[subject] = session_id
                 self.sessions.add(session_id)
                 return session_id, rank
-        return None, _UNROUTED
+        return None, BEHIND_ALL
 
     def _bind(self, subjects: Sequence[str], session_id: str) -> None:
         # While a subject is bound, its events are routed as they come: none can be waiting for it.
@@ -96,27 +126,25 @@ class Run:
 
 
 def among(
-    connection: sqlite3.Connection, statement: str, *parameters: object, values: Collection[str]
+    connection: sqlite3.Connection, statement: str, *parameters: object, values: Collection[T]
 ) -> list[Any]:
     """The rows of a statement that ends before the values that ``IN`` takes."""
     rows: list[Any] = []
-    for part in _parts([*values]):
-        marks = ", ".join("?" * len(part))
-        rows += connection.execute(f"{statement} ({marks})", (*parameters, *part))
+    rest = [*values]
+    while rest:
+        part, rest = rest[: _LENGTHS[0]], rest[_LENGTHS[0] :]
+        length = min(length for length in _LENGTHS if length >= len(part))
+        # One that stands there more than once is as good.
+        part += part[-1:] * (length - len(part))
+        rows += connection.execute(f"{statement} ({', '.join('?' * length)})", (*parameters, *part))
     return rows
 
 
-def insert_all(connection: sqlite3.Connection, statement: str, rows: Sequence[Sequence[object]]) -> None:
-    """Execute a statement that ends before its ``VALUES``."""
-    for part in _parts(rows):
-        marks = f"({', '.join('?' * len(part[0]))})"
-        values = [*chain.from_iterable(part)]
-        connection.execute(f"{statement} VALUES {', '.join([marks] * len(part))}", values)
-
-
-def _parts(rows: Sequence[T]) -> Iterator[Sequence[T]]:
-    start = 0
+def insert_all(connection: sqlite3.Connection, statement: str, width: int, values: Sequence[object]) -> None:
+    """Execute a statement that ends before its ``VALUES``, with rows of so many, one behind the other."""
+    marks, start = f"({', '.join('?' * width)})", 0
     for length in _LENGTHS:
-        while len(rows) - start >= length:
-            yield rows[start : start + length]
-            start += length
+        while len(values) - start >= length * width:
+            part = values[start : start + length * width]
+            connection.execute(f"{statement} VALUES {', '.join([marks] * length)}", part)
+            start += length * width

@@ -10,12 +10,19 @@ from collections.abc import Collection, Mapping, Sequence
 
 from avaturn_async.webhooks.stores import Arrival, SessionRecord, StoredEvent
 from avaturn_async.webhooks.stores._sqlite_room import Room, Terms
-from avaturn_async.webhooks.stores._sqlite_run import Appearance, Run, among, insert_all
+from avaturn_async.webhooks.stores._sqlite_run import (
+    BEHIND_ALL,
+    Marks,
+    Run,
+    among,
+    insert_all,
+    mark_of,
+)
 
 _MOST_READ = 100
 _MOST_TOPICS = 10_000
 # Events that are kept together: whatever they depend on is looked up once for so many.
-_MOST_AT_ONCE = 64
+_MOST_AT_ONCE = 128
 
 
 class Tables:
@@ -30,16 +37,16 @@ class Tables:
 
     def append(self, arrivals: Sequence[Arrival]) -> list[int]:
         """Keep events in their order; the position of each, or 0 if its key was there."""
-        now = self._terms.clock()
+        now, marks = self._terms.clock(), Marks()
         self._room.tidy(now)
-        there = self._twins({arrival.key for arrival in arrivals}, now)
+        there = self._twins({marks[arrival.key] for arrival in arrivals}, now)
         fresh: dict[str, Arrival] = {}
         for arrival in arrivals:
             if arrival.key not in there:
                 fresh.setdefault(arrival.key, arrival)
         rest, given = [*fresh.values()], dict[str, int]()
         while rest:
-            taken = self._append_some(rest[:_MOST_AT_ONCE], now)
+            taken = self._append_some(rest[:_MOST_AT_ONCE], marks, now)
             given |= taken
             rest = rest[len(taken) :]
         # The first one with a key gets what was given for it, those behind it nothing.
@@ -48,7 +55,8 @@ class Tables:
     def seen(self, key: str) -> bool:
         """Whether an event with this key is kept."""
         row = self._db.execute(
-            "SELECT 1 FROM events WHERE key = ? AND expires > ?", (key, self._terms.clock())
+            "SELECT 1 FROM events WHERE mark = ? AND key = ? AND expires > ?",
+            (mark_of(key), key, self._terms.clock()),
         ).fetchone()
         return row is not None
 
@@ -56,8 +64,9 @@ class Tables:
         """The events under a topic that appeared behind a cursor, or the oldest hundred of them."""
         rows = self._db.execute(
             """SELECT position, cursor, body, session_id FROM appearances JOIN events USING (position)
-            WHERE topic = ? AND cursor > ? AND expires > ? ORDER BY cursor LIMIT ?""",
-            (topic, after, self._terms.clock(), _MOST_READ),
+            WHERE appearances.mark = ? AND topic = ? AND cursor > ? AND expires > ?
+            ORDER BY cursor LIMIT ?""",
+            (mark_of(topic), topic, after, self._terms.clock(), _MOST_READ),
         )
         return tuple(
             StoredEvent(position=position, cursor=cursor, body=body, session_id=session_id)
@@ -122,12 +131,12 @@ class Tables:
         ).fetchall()
         return tuple({topic for (topic,) in rows}) if len(rows) <= _MOST_TOPICS else None
 
-    def _twins(self, keys: Collection[str], now: float) -> set[str]:
-        """Those of the keys that are there; events of them that are past their time are dropped."""
+    def _twins(self, marks: Collection[int], now: float) -> set[str]:
+        """The keys that are there with these marks; events of them that are past their time are dropped."""
         there: set[str] = set()
         gone: list[tuple[int, int]] = []
-        select = "SELECT key, expires > ?, position, length(body) FROM events WHERE key IN"
-        for key, alive, position, size in among(self._db, select, now, values=keys):
+        select = "SELECT key, expires > ?, position, length(body) FROM events WHERE mark IN"
+        for key, alive, position, size in among(self._db, select, now, values=marks):
             if alive:
                 there.add(key)
             else:
@@ -136,43 +145,51 @@ class Tables:
             self._room.drop(gone)
         return there
 
-    def _append_some(self, arrivals: Sequence[Arrival], now: float) -> dict[str, int]:
+    def _append_some(self, arrivals: Sequence[Arrival], marks: Marks, now: float) -> dict[str, int]:
         """Keep the first of these events, and as many as go with it; their positions by key."""
         number, events, size = self._room.make(len(arrivals[0].body), now)
         binds = {subject for arrival in arrivals for subject in arrival.binds}
         subjects = binds.union(*(arrival.subjects for arrival in arrivals))
-        bound = "SELECT subject, session_id FROM bindings WHERE expires > ? AND subject IN"
+        # What is found of other texts with these marks is as true.
+        known = "SELECT subject, session_id, expires > ?, rowid FROM bindings WHERE mark IN"
+        bindings = among(self._db, known, now, values={marks[subject] for subject in subjects})
         waiting = """SELECT topic FROM appearances JOIN events USING (position)
-            WHERE appearances.rank < events.rank AND expires > ? AND topic IN"""
+            WHERE appearances.rank < events.rank AND expires > ? AND appearances.mark IN"""
+        topics = among(self._db, waiting, now, values={marks[subject] for subject in binds})
         run = Run(
             number=number,
             events_left=self._terms.max_events - events,
             bytes_left=self._terms.max_bytes - size,
-            bound=dict(among(self._db, bound, now, values=subjects)),
-            waiting={topic for (topic,) in among(self._db, waiting, now, values=binds)},
+            bound={subject: session_id for subject, session_id, alive, _ in bindings if alive},
+            waiting={topic for (topic,) in topics},
+            expires=now + self._terms.ttl,
+            marks=marks,
         )
         for arrival in arrivals:
             if not run.take(arrival):
                 break
-        self._write(run, now)
-        return {key: position for position, key, *_ in run.events}
+        self._write(run, [rowid for subject, *_, rowid in bindings if subject in run.bindings], now)
+        return run.positions
 
-    def _write(self, run: Run, now: float) -> None:
-        expires = now + self._terms.ttl
+    def _write(self, run: Run, replaced: Sequence[int], now: float) -> None:
         self.moved = True
         insert_all(
             self._db,
-            "INSERT INTO events (expires, position, key, session_id, rank, body)",
-            [(expires, *event) for event in run.events],
+            "INSERT INTO events (expires, position, mark, key, session_id, rank, body)",
+            7,
+            run.events,
         )
         self._appear(run.appearances)
-        insert_all(
-            self._db,
-            "INSERT OR REPLACE INTO bindings (expires, subject, session_id)",
-            [(expires, *binding) for binding in run.bindings.items()],
+        among(self._db, "DELETE FROM bindings WHERE rowid IN", values=replaced)
+        self._keep_bindings(
+            [
+                value
+                for subject, session_id in run.bindings.items()
+                for value in (run.expires, run.marks[subject], subject, session_id)
+            ]
         )
         renew = "UPDATE sessions SET expires = ? WHERE expires > ? AND id IN"
-        among(self._db, renew, expires, now, values=run.sessions)
+        among(self._db, renew, run.expires, now, values=run.sessions)
         self._db.execute(
             "UPDATE counters SET number = ?, events = ?, bytes = ?",
             (run.number, self._terms.max_events - run.events_left, self._terms.max_bytes - run.bytes_left),
@@ -184,19 +201,18 @@ class Tables:
         # While a subject is bound, its events are routed as they come: none can be waiting for it.
         if self._bound(subject, now) is None:
             self._lead_late(subject, session_id, now)
-        self._db.execute(
-            """INSERT INTO bindings (subject, expires, session_id) VALUES (?, ?, ?) ON CONFLICT (subject)
-            DO UPDATE SET expires = excluded.expires, session_id = excluded.session_id""",
-            (subject, now + self._terms.ttl, session_id),
-        )
+        mark = mark_of(subject)
+        self._db.execute("DELETE FROM bindings WHERE mark = ? AND subject = ?", (mark, subject))
+        self._keep_bindings([now + self._terms.ttl, mark, subject, session_id])
 
     def _lead_late(self, subject: str, session_id: str, now: float) -> None:
         """Bring the events that wait for a subject to a session, beside one that they may have already."""
         topic = f"session:{session_id}"
         waiting = self._db.execute(
             """SELECT position, session_id, appearances.rank FROM appearances JOIN events USING (position)
-            WHERE topic = ? AND appearances.rank < events.rank AND expires > ? ORDER BY cursor""",
-            (subject, now),
+            WHERE appearances.mark = ? AND topic = ? AND appearances.rank < events.rank AND expires > ?
+            ORDER BY cursor""",
+            (mark_of(subject), subject, now),
         ).fetchall()
         for position, first, rank in waiting:
             self._db.execute(
@@ -204,7 +220,7 @@ class Tables:
                 (rank, session_id if first is None else first, position),
             )
             if first != session_id and not self._came_late(topic, position):
-                self._appear([(self._next_number(), topic, position, None)])
+                self._appear([self._next_number(), BEHIND_ALL, mark_of(topic), topic, position])
 
     def _came_late(self, topic: str, position: int) -> bool:
         row = self._db.execute(
@@ -213,13 +229,16 @@ class Tables:
         ).fetchone()
         return row is not None
 
-    def _appear(self, rows: Sequence[Appearance]) -> None:
-        # A subject that is given twice appears once, at its first place.
-        insert_all(self._db, "INSERT OR IGNORE INTO appearances (cursor, topic, position, rank)", rows)
+    def _appear(self, values: Sequence[object]) -> None:
+        insert_all(self._db, "INSERT INTO appearances (cursor, rank, mark, topic, position)", 5, values)
+
+    def _keep_bindings(self, values: Sequence[object]) -> None:
+        insert_all(self._db, "INSERT INTO bindings (expires, mark, subject, session_id)", 4, values)
 
     def _bound(self, subject: str, now: float) -> str | None:
         row = self._db.execute(
-            "SELECT session_id FROM bindings WHERE subject = ? AND expires > ?", (subject, now)
+            "SELECT session_id FROM bindings WHERE mark = ? AND subject = ? AND expires > ?",
+            (mark_of(subject), subject, now),
         ).fetchone()
         return None if row is None else str(row[0])
 
