@@ -271,6 +271,18 @@ async def test_a_file_that_was_removed_or_replaced_takes_nothing_more(path: Path
             await store.read(_AVATAR)
 
 
+async def test_a_file_that_is_removed_while_it_is_written_to_takes_nothing(path: Path) -> None:
+    async with opened(path) as store:
+        async with Pause(store):
+            before = asyncio.ensure_future(store.append(arrival("before")))
+            await asyncio.sleep(0)
+            removed = engine_of(store).write(lambda _: _remove(path))
+            after = asyncio.ensure_future(store.append(arrival("after")))
+        for asked in (before, removed, after):
+            with pytest.raises(StoreError, match="was removed or replaced"):
+                await asked
+
+
 async def test_a_text_that_is_no_unicode_is_refused_and_not_repeated(path: Path) -> None:
     async with opened(path) as store:
         with pytest.raises(StoreError, match="lone surrogates") as caught:
@@ -600,16 +612,22 @@ async def test_one_with_which_sqlite_gives_up_the_whole_transaction_does_not_eit
         desk.tables._db.execute("ROLLBACK")
         raise sqlite3.OperationalError("disk I/O error")
 
+    def fail(_: Desk) -> None:
+        raise ValueError("its own")
+
     async with opened(path) as store:
         async with Pause(store):
             before = asyncio.gather(*(store.append(arrival(f"{n}")) for n in range(3)))
             await asyncio.sleep(0)
             failed = engine_of(store).write(give_up)
+            wrong = engine_of(store).write(fail)
             after = asyncio.gather(*(store.append(arrival(f"{n}")) for n in range(3, 6)))
         assert await before == [1, 2, 3]
         assert await after == [4, 5, 6]
         with pytest.raises(StoreError, match="disk I/O error"):
             await failed
+        with pytest.raises(ValueError, match="its own"):
+            await wrong
         assert len(await store.read(_AVATAR)) == 6
 
 

@@ -64,7 +64,7 @@ def one(connection: sqlite3.Connection) -> int:
     return int(number)
 
 
-@pytest.mark.parametrize(("asked", "transactions"), [(1, 1), (2, 1), (501, 1), (502, 2), (1_200, 3)])
+@pytest.mark.parametrize(("asked", "transactions"), [(1, 1), (2, 1), (500, 1), (501, 2), (1_200, 3)])
 async def test_all_that_was_asked_before_the_stop_is_answered(
     tmp_path: Path, kind: str, asked: int, transactions: int
 ) -> None:
@@ -77,6 +77,39 @@ async def test_all_that_was_asked_before_the_stop_is_answered(
     assert await asyncio.gather(*answers) == [1] * asked
     # Before them there was the one that held it up.
     assert batches.count == 1 + transactions
+
+
+@pytest.mark.parametrize(
+    ("early", "late", "transactions"), [(1, 1, 1), (2, 498, 1), (2, 499, 2), (500, 1, 2)]
+)
+async def test_who_comes_while_a_transaction_begins_shares_it_if_it_is_to_write(
+    tmp_path: Path, kind: str, early: int, late: int, transactions: int
+) -> None:
+    here, go_on, held = threading.Event(), threading.Event(), list[bool]()
+
+    def wait(statement: str) -> None:
+        if statement == f"BEGIN {kind}" and held:
+            here.set()
+            go_on.wait()
+
+    def desk(connection: sqlite3.Connection) -> sqlite3.Connection:
+        connection.set_trace_callback(wait)
+        return connection
+
+    batches = Batches()
+    loop = asyncio.get_running_loop()
+    worker = Worker(tmp_path / "store.db", desk, kind=kind, after=batches.after, loop=loop)
+    async with held_up(worker):
+        answers = [worker.ask(one) for _ in range(early)]
+        held.append(True)
+    await asyncio.to_thread(here.wait)
+    answers += [worker.ask(one) for _ in range(late)]
+    go_on.set()
+    worker.stop()
+    await end_of(worker)
+    assert await asyncio.gather(*answers) == [1] * (early + late)
+    # What one that reads sees is settled by then, and may lack what the latecomer knows of.
+    assert batches.count == 1 + (transactions if kind == "IMMEDIATE" else 2)
 
 
 async def test_one_that_fails_takes_no_transaction_of_their_own_from_those_beside_it(

@@ -66,7 +66,7 @@ class Job(Generic[C]):
             self.future.set_exception(as_told(self.error, path))
 
 
-_Do = Callable[[sqlite3.Connection, C, Sequence[Job[C]]], None]
+_Do = Callable[[sqlite3.Connection, C, list[Job[C]]], None]
 
 
 class Worker(Generic[C]):
@@ -99,6 +99,7 @@ class Worker(Generic[C]):
         self._loop = loop
         self._jobs = SimpleQueue[Job[C] | None]()
         self._stopping = False
+        self._opened: tuple[int, int] | None = None
         self.ended: asyncio.Future[None] = loop.create_future()
         """Done when the thread has let go of the file."""
         # A daemon, so that a program ends also when it forgot to close the store.
@@ -127,37 +128,35 @@ class Worker(Generic[C]):
 
     def _serve(self, connection: sqlite3.Connection) -> None:
         desk = self._desk(connection)
-        opened = _identity(self._path)
+        self._opened = _identity(self._path)
         while batch := self._next_batch():
-            now = _identity(self._path)
-            if now is None or now != opened:
-                # What is written to its remains is lost, so that nothing may be said to be kept.
-                self._refuse(batch, StoreError(f"{self._path} was removed or replaced: restart what uses it"))
-            else:
-                self._do(connection, desk, batch, time.monotonic() + PATIENCE)
-                self._call(partial(self._answer, batch, self._after_them(desk)))
+            self._do(connection, desk, batch, time.monotonic() + PATIENCE)
+            self._call(partial(self._answer, batch, self._after_them(desk)))
         if self._kind == "IMMEDIATE":
             with suppress(sqlite3.Error):
                 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
-    def _do(self, connection: sqlite3.Connection, desk: C, batch: Sequence[Job[C]], deadline: float) -> None:
+    def _do(self, connection: sqlite3.Connection, desk: C, batch: list[Job[C]], deadline: float) -> None:
+        def attempt(jobs: list[Job[C]], do: _Do[C]) -> Exception | None:
+            return self._failure(partial(self._do_all, connection, desk, jobs, do), deadline)
+
         # First as if nothing could fail, which is nearly always so: a savepoint for each has its price.
-        failure = self._failure(partial(self._do_all, connection, desk, batch, _do_together), deadline)
+        failure = attempt(batch, self._do_with_latecomers)
         if failure is not None and not is_locked(failure):
-            failure = self._failure(partial(self._do_all, connection, desk, batch, _do_apart), deadline)
+            failure = attempt(batch, _do_apart)
         if failure is None:
             return
         for job in batch:
             job.error = failure
         if is_locked(failure):
             # Whoever came meanwhile would have to wait as long again.
-            while late := self._waiting():
+            while late := self._waiting(_MOST_AT_ONCE):
                 self._refuse(late, failure)
         elif len(batch) > 1:
             # SQLite gave up the whole transaction. Each on its own: perhaps only one does not fit.
             for job in batch:
                 if time.monotonic() < deadline:
-                    self._do(connection, desk, [job], deadline)
+                    job.error = attempt([job], _do_apart) or job.error
 
     def _failure(self, work: Callable[[], None], deadline: float) -> Exception | None:
         try:
@@ -166,10 +165,21 @@ class Worker(Generic[C]):
             return error
         return None
 
-    def _do_all(self, connection: sqlite3.Connection, desk: C, batch: Sequence[Job[C]], do: _Do[C]) -> None:
+    def _do_all(self, connection: sqlite3.Connection, desk: C, batch: list[Job[C]], do: _Do[C]) -> None:
         with transaction(connection, self._kind):
             check_version(connection, self._path)
             do(connection, desk, batch)
+            now = _identity(self._path)
+            if now is None or now != self._opened:
+                # What is written to its remains is lost, so that nothing may be said to be kept.
+                raise StoreError(f"{self._path} was removed or replaced: restart what uses it")
+
+    def _do_with_latecomers(self, connection: sqlite3.Connection, desk: C, batch: list[Job[C]]) -> None:
+        # A transaction takes a moment to begin, and who comes in that need not wait for the next. One that
+        # reads is another matter: what it sees may be older than what the latecomer has been told of.
+        if self._kind == "IMMEDIATE":
+            batch += self._waiting(_MOST_AT_ONCE - len(batch))
+        _do_together(connection, desk, batch)
 
     def _after_them(self, desk: C) -> Callable[[], None] | None:
         # What is committed must be answered, whatever goes wrong now.
@@ -182,12 +192,12 @@ class Worker(Generic[C]):
         if self._stopping:
             return []
         first = self._jobs.get()
-        return [] if first is None else [first, *self._waiting()]
+        return [] if first is None else [first, *self._waiting(_MOST_AT_ONCE - 1)]
 
-    def _waiting(self) -> list[Job[C]]:
+    def _waiting(self, most: int) -> list[Job[C]]:
         jobs: list[Job[C]] = []
         with suppress(Empty):
-            while not self._stopping and len(jobs) < _MOST_AT_ONCE:
+            while not self._stopping and len(jobs) < most:
                 job = self._jobs.get_nowait()
                 if job is None:
                     self._stopping = True
