@@ -12,6 +12,7 @@ import aiohttp
 from aiohttp import hdrs, web
 
 from avaturn_async._unguarded import maker
+from avaturn_async.webhooks._answer import Answer
 from avaturn_async.webhooks.request import RawHeaders, WebhookReply, WebhookRequest
 
 if TYPE_CHECKING:
@@ -36,23 +37,37 @@ def add_to(receiver: WebhookReceiver, app: web.Application, path: str) -> None:
 
 async def handle(receiver: WebhookReceiver, request: web.Request) -> web.StreamResponse:
     """Answer a request."""
-    peer, headers = request.remote or "", RawHeaders(request.raw_headers)
+    content, peer = request.content, request.remote or ""
+    headers = RawHeaders(request.raw_headers, checked=True)
     reply = receiver.refuse(request.method, headers, peer=peer)
     if reply is None:
         receiver.in_flight += 1
         try:
-            reply = await _read_and_judge(receiver, request, headers, peer)
+            # Nearly every body came together with its head: there is nothing to wait for.
+            is_there = content.is_eof() and content.exception() is None
+            body = (content.read_nowait() if is_there else b"") or await _read(receiver, request, peer)
+            if isinstance(body, WebhookReply):
+                reply = body
+            elif len(body) > receiver.max_body:
+                reply = receiver.end("too_large", reason="read", peer=peer, length=len(body))
+            else:
+                query = request.rel_url.raw_query_string
+                reply = await receiver.judge(
+                    _as_received(method=request.method, headers=headers, body=body, query=query, peer=peer)
+                )
         finally:
             receiver.in_flight -= 1
     response = _response(reply)
-    if not request.content.is_eof():
+    if not content.is_eof():
         await _send_before_the_rest(receiver, request, response)
     return response
 
 
 async def expect(receiver: WebhookReceiver, request: web.Request) -> web.StreamResponse | None:
     """Say 100 Continue, unless the head is reason enough to refuse."""
-    reply = receiver.refuse(request.method, RawHeaders(request.raw_headers), peer=request.remote or "")
+    reply = receiver.refuse(
+        request.method, RawHeaders(request.raw_headers, checked=True), peer=request.remote or ""
+    )
     if reply is not None:
         # Whether the body still comes is the sender's choice: nobody knows where its next request begins.
         response = _response(reply)
@@ -69,19 +84,15 @@ async def expect(receiver: WebhookReceiver, request: web.Request) -> web.StreamR
     return None
 
 
-async def _read_and_judge(
-    receiver: WebhookReceiver, request: web.Request, headers: RawHeaders, peer: str
-) -> WebhookReply:
+async def _read(receiver: WebhookReceiver, request: web.Request, peer: str) -> bytes | WebhookReply:
+    """The body, or so much of it that it is too large, or the reply to one that does not come."""
     content, body = request.content, bytearray()
     try:
-        if content.is_eof():
-            # Nearly every body came together with its head: there is nothing to wait for.
-            body += content.read_nowait()
-        else:
-            await _read(content, body, most=receiver.max_body, limit=receiver.read_timeout)
-        if not body:
-            # A middleware may have read it; aiohttp kept it then.
-            body += await request.read()
+        async with asyncio.timeout(receiver.read_timeout):
+            while len(body) <= receiver.max_body and (chunk := await content.readany()):
+                body += chunk
+        # A middleware may have read it; aiohttp kept it then.
+        return bytes(body) or await request.read()
     except TimeoutError:
         return receiver.end("too_slow", reason="the body did not come", peer=peer, length=len(body))
     except asyncio.CancelledError:
@@ -90,29 +101,11 @@ async def _read_and_judge(
         raise
     except Exception as error:  # noqa: BLE001 - every parser has its own for a body that is cut or malformed
         return receiver.end("cut", reason=type(error).__name__, peer=peer, length=len(body))
-    if len(body) > receiver.max_body:
-        return receiver.end("too_large", reason="read", peer=peer, length=len(body))
-    return await receiver.judge(
-        _as_received(
-            method=request.method,
-            headers=headers,
-            body=bytes(body),
-            query=request.rel_url.raw_query_string,
-            peer=peer,
-        )
-    )
-
-
-async def _read(content: aiohttp.StreamReader, body: bytearray, *, most: int, limit: float) -> None:
-    """Read the body, or so much of it that it is too large; what was read is there also after an error."""
-    async with asyncio.timeout(limit):
-        while len(body) <= most and (chunk := await content.readany()):
-            body += chunk
 
 
 def _response(reply: WebhookReply) -> web.Response:
     if not reply.headers:
-        return web.Response(status=reply.status)
+        return Answer(status=reply.status)
     response = web.Response(status=reply.status, headers=dict(reply.headers))
     if (hdrs.CONNECTION, "close") in reply.headers:
         response.force_close()

@@ -89,9 +89,10 @@ class HmacSha256:
         if self._timestamp_header is not None:
             value = single(request, self._timestamp_header)
             timestamp = timestamp_of(value, now=self._clock(), tolerance=self._tolerance)
-        if not given.startswith(self._prefix):
-            raise WebhookRejected("signature without its prefix")
-        given = given[len(self._prefix) :]
+        if self._prefix:
+            if not given.startswith(self._prefix):
+                raise WebhookRejected("signature without its prefix")
+            given = given[len(self._prefix) :]
         if self._hex:
             given = given.lower()
         found = False

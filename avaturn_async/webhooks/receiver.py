@@ -223,5 +223,7 @@ def _is_json(types: Sequence[bytes]) -> bool:
     """Whether a head says that the body is JSON, or says nothing."""
     if not types:
         return True
-    kind = types[0].partition(b";")[0].strip().lower()
+    kind = types[0]
+    if kind != b"application/json":
+        kind = kind.partition(b";")[0].strip().lower()
     return len(types) == 1 and (kind == b"application/json" or (b"/" in kind and kind.endswith(b"+json")))

@@ -10,9 +10,6 @@ from attrs import field, frozen
 __all__ = ["WebhookReply", "WebhookRequest"]
 
 
-_lower = bytes.lower
-
-
 class RawHeaders(tuple[tuple[bytes, bytes], ...]):  # noqa: SLOT001 - a tuple has no room for slots
     """Names and values as they stood on the wire, gone through once for all who look for one of them.
 
@@ -23,25 +20,32 @@ class RawHeaders(tuple[tuple[bytes, bytes], ...]):  # noqa: SLOT001 - a tuple ha
     by_name: Mapping[bytes, Sequence[bytes]]
     """The values of each header, by its name in lower case."""
 
-    def __new__(cls, headers: Iterable[tuple[Any, Any]]) -> Self:
-        """Check them, and look at each of them."""
+    def __new__(cls, headers: Iterable[tuple[Any, Any]], *, checked: bool = False) -> Self:
+        """Look at each of them; ``checked`` says that a server has read them, so that bytes are bytes."""
         pairs = tuple(headers)
-        by_name: dict[bytes, list[bytes]] = {}
-        try:
-            for name, value in pairs:
-                if not isinstance(value, bytes):
-                    raise TypeError  # noqa: TRY301 - as a pair that is none does
-                # Nothing but bytes has this method of theirs.
-                lower = _lower(name)
-                if lower in by_name:
-                    by_name[lower].append(value)
-                else:
-                    by_name[lower] = [value]
-        except (TypeError, ValueError):
-            raise TypeError("headers must be pairs of bytes, as they stood on the wire") from None
+        if not (checked or all(map(_is_pair_of_bytes, pairs))):
+            raise TypeError("headers must be pairs of bytes, as they stood on the wire")
         made = super().__new__(cls, pairs)
-        made.by_name = by_name
+        made.by_name = {name.lower(): (value,) for name, value in pairs}
+        if len(made.by_name) < len(pairs):
+            made.by_name = _grouped(pairs)
         return made
+
+
+def _is_pair_of_bytes(pair: Any) -> bool:
+    try:
+        name, value = pair
+    except (TypeError, ValueError):
+        return False
+    return isinstance(name, bytes) and isinstance(value, bytes)
+
+
+def _grouped(pairs: Iterable[tuple[bytes, bytes]]) -> dict[bytes, list[bytes]]:
+    """The same if a name occurs twice."""
+    by_name: dict[bytes, list[bytes]] = {}
+    for name, value in pairs:
+        by_name.setdefault(name.lower(), []).append(value)
+    return by_name
 
 
 def _raw_headers(headers: Iterable[tuple[Any, Any]]) -> RawHeaders:
