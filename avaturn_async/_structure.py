@@ -91,24 +91,26 @@ def _object_reader(cls: Any) -> Reader:
         def read(value):
             if type(value) is not dict:
                 raise Mismatch("object")
-            made, known = begin(), 1
+            made = begin()
             made.status = read_status(value["status"])
             item = value.get("url")
             if item is None:
                 made.url = None
             else:
                 made.url = read_url(item)
-                known += 1
             made.__class__ = cls
             return made
+
+    For what keeps ``extra`` it counts the keys that it knows, so that nobody need look for others in vain.
     """
     types = get_type_hints(cls)
     # What the object itself is filled with comes first: the rest may depend on it.
     fields = sorted(attrs.fields(cls), key=lambda field: field.name in NOT_SENT)
     sent = {field.name for field in fields if field.name not in NOT_SENT}
-    required = sum(field.default is attrs.NOTHING for field in fields)
-    lines = ["if type(value) is not dict:", "    raise Mismatch('object')"]
-    lines.append(f"made, known = begin(), {required}")
+    lines = ["if type(value) is not dict:", "    raise Mismatch('object')", "made = begin()"]
+    count = ["    known += 1"] if "extra" in types else []
+    if count:
+        lines.append(f"known = {sum(field.default is attrs.NOTHING for field in fields)}")
     scope: dict[str, Any] = {"Mismatch": Mismatch, "names": frozenset(sent), "extra": _extra}
     for field in fields:
         name = field.name
@@ -120,7 +122,7 @@ def _object_reader(cls: Any) -> Reader:
             lines.append(f"made.{name} = read_{name}(value[{name!r}])")
         else:
             lines += [f"item = value.get({name!r})", "if item is None:", f"    made.{name} = None"]
-            lines += ["else:", f"    made.{name} = read_{name}(item)", "    known += 1"]
+            lines += ["else:", f"    made.{name} = read_{name}(item)", *count]
     return written("value", [*lines, "made.__class__ = cls", "return made"], cls, scope)
 
 

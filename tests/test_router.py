@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from itertools import permutations
 from typing import Any
 
+import attrs
 import pytest
 from routing import (
     Api,
@@ -43,7 +44,7 @@ from avaturn_async.webhooks.events import (
     event_body,
 )
 from avaturn_async.webhooks.router import RoutedSession, SessionRouter
-from avaturn_async.webhooks.stores import StoredEvent
+from avaturn_async.webhooks.stores import StoredEvent, Wake
 from avaturn_async.webhooks.stores.memory import MemoryStore
 
 
@@ -373,6 +374,53 @@ async def test_two_tasks_that_share_an_iteration_get_each_event_once() -> None:
         events = router.events(session_id=session_id(1))
         got = await asyncio.gather(*(asyncio.ensure_future(anext(events)) for _ in range(4)))
         assert sorted(event.position for event in got) == [1, 2, 3, 4]
+        await publish(router, avatar_ready(4, 1))
+        assert (await anext(events)).position == 5
+
+
+@pytest.mark.parametrize("make", [MemoryStore, SlowStore])
+def test_two_tasks_that_wait_in_one_iteration_get_one_event_each(make: Callable[[], MemoryStore]) -> None:
+    @virtual
+    async def wait() -> None:
+        async with SessionRouter(make()) as router:
+            events = router.events(session_id=session_id(1))
+            both = [asyncio.ensure_future(anext(events)) for _ in range(2)]
+            await asyncio.sleep(1)
+            await publish(router, avatar_ready(1, 1))
+            await asyncio.sleep(1)
+            assert [task.done() for task in both].count(True) == 1
+            await publish(router, avatar_ready(2, 1))
+            assert sorted(event.position for event in await asyncio.gather(*both)) == [1, 2]
+
+    wait()
+
+
+@virtual
+async def test_what_a_store_tells_to_have_appeared_counts_by_its_arrival() -> None:
+    class Telling(MemoryStore):
+        wake: Wake
+
+        def listen(self, wake: Wake) -> Callable[[], None]:
+            self.wake = wake
+            return super().listen(wake)
+
+    store = Telling()
+    async with SessionRouter(store) as router:
+        await publish(router, avatar_ready(1, 1))
+        [first] = await store.read(f"session:{session_id(1)}")
+        known = await router.wait_for(AvatarReady, session_id=session_id(1), timeout=0)
+        later = asyncio.create_task(
+            router.wait_for(AvatarReady, session_id=session_id(1), timeout=60, after=known)
+        )
+        await asyncio.sleep(1)
+        for n in range(2, 5):
+            await publish(router, avatar_ready(n, 2))
+        # As if it had been brought there late: it appears again, and did not arrive again.
+        store.wake({f"session:{session_id(1)}": attrs.evolve(first, cursor=3)})
+        await asyncio.sleep(1)
+        assert not later.done()
+        await publish(router, avatar_ready(5, 1))
+        assert (await later).position == 5
 
 
 # Routing
@@ -722,6 +770,10 @@ async def test_a_store_that_is_away_when_a_wait_begins_is_the_waiters_error_unle
 async def test_who_waits_already_goes_on_when_the_store_is_back() -> None:
     class Moody(MemoryStore):
         away = False
+
+        def listen(self, wake: Wake) -> Callable[[], None]:
+            # Says where something appeared, as stores of other processes do, and not what.
+            return super().listen(lambda topics: wake(None if topics is None else [*topics]))
 
         async def read(self, topic: str, *, after: int = 0) -> Any:
             if self.away:

@@ -308,9 +308,10 @@ class RouterMachine(RuleBasedStateMachine):
         # After the time to live nothing is left, neither of events nor of anything else.
         self.runner.run(asyncio.sleep(TTL + 30))
         assert set(self.runner.run(self.store.sizes()).values()) == {0}
-        assert not self.store._sessions
-        assert not self.store._subjects
-        assert not self.store._keys
+        for places in (self.store._sessions, self.store._subjects):
+            assert not places
+            assert not places.ends
+        assert not self.store._log.by_key
         assert not self.router._inbox._hints
         self.runner.run(self.router.close())
         assert not asyncio.all_tasks(self.loop)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import AsyncIterator, Callable, Iterable
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from typing import Any, TypeVar, cast
 
 from avaturn_async._ids import text_of
 from avaturn_async._unguarded import maker
@@ -24,6 +24,8 @@ from avaturn_async.webhooks.stores import Arrival, EventStore, StoredEvent
 
 _make = maker(Arrival)
 _log = logging.getLogger("avaturn_async.webhooks")
+
+_Hint = asyncio.Future[StoredEvent | None]
 
 E = TypeVar("E", bound=Event)
 EVENT_TYPES: tuple[type[Event], ...] = (AvatarReady, ExportReady, RenderReady, UnknownEvent)
@@ -52,7 +54,7 @@ class Inbox:
         self.started: bool = False
         self._lock = asyncio.Lock()
         self._unlisten: Callable[[], None] = _nothing
-        self._hints: dict[str, set[asyncio.Future[None]]] = {}
+        self._hints: dict[str, set[_Hint]] = {}
         self._recent: dict[int, tuple[bytes, Event]] = {}
         self.newest: int = 0
         """The position of the last event that came in here."""
@@ -89,7 +91,7 @@ class Inbox:
     def refuse(self) -> None:
         """Take nothing more, and have everybody who waits find that out."""
         self.closing = True
-        self._give_hints(self._hints)
+        self._give_hints(dict.fromkeys(self._hints))
 
     async def close(self) -> None:
         """Stop the store. Twice is fine."""
@@ -103,17 +105,19 @@ class Inbox:
         # A lock belongs to the event loop in which somebody had to wait for it.
         self._lock = asyncio.Lock()
 
-    async def add(self, event: Event, *, key: str, body: bytes) -> int:
-        """Store an event; its position, or 0 for a duplicate."""
+    async def add(self, event: Event, *, key: str, body: bytes) -> bool:
+        """Store an event; False for a duplicate."""
         self.check_open()
         store = self._store if self.started else await self.ready()
         position = await store.append(_arrival(event, key, body))
+        if not position:
+            return False
         self.newest = max(self.newest, position)
-        if position and len(body) <= _LONGEST_RECENT:
-            self._recent[position] = (body, event)
+        if len(body) <= _LONGEST_RECENT:
+            self._recent[position] = (body, at_position(event, position))
             if len(self._recent) > _MOST_RECENT:
                 del self._recent[next(iter(self._recent))]
-        return position
+        return True
 
     def event(self, stored: StoredEvent) -> Event:
         """The event in a body, with its position."""
@@ -121,33 +125,37 @@ class Inbox:
         # A store that was emptied from outside begins to count anew: the body decides.
         if event is None or body != stored.body:
             return at_position(parse_event(stored.body), stored.position)
-        if event.position != stored.position:
-            event = at_position(event, stored.position)
-            self._recent[stored.position] = (stored.body, event)
         return event
 
-    def expect(self, topic: str) -> asyncio.Future[None]:
-        """A future that is done when something appears under a topic; hand it to ``forget`` in the end."""
-        hint = asyncio.get_running_loop().create_future()
+    def expect(self, topic: str) -> _Hint:
+        """A future that is done when something appears under a topic; hand it to ``forget`` in the end.
+
+        Its result is what appeared, if the store says so.
+        """
+        hint: _Hint = asyncio.get_running_loop().create_future()
         self._hints.setdefault(topic, set()).add(hint)
         return hint
 
-    def forget(self, topic: str, hint: asyncio.Future[None]) -> None:
+    def forget(self, topic: str, hint: _Hint) -> None:
         """Leave nothing behind of a future, done or not."""
         hints = self._hints[topic]
         hints.remove(hint)
         if not hints:
             del self._hints[topic]
 
-    def _wake(self, topics: Iterable[str] | None) -> None:
-        self._give_hints(self._hints if topics is None else topics)
+    def _wake(self, topics: Iterable[str] | dict[str, StoredEvent] | None) -> None:
+        if isinstance(topics, dict):
+            self._give_hints(cast("dict[str, StoredEvent]", topics))
+        else:
+            self._give_hints(dict.fromkeys(self._hints if topics is None else topics))
         self.wake_handlers()
 
-    def _give_hints(self, topics: Iterable[str]) -> None:
-        for topic in topics:
-            for hint in self._hints.get(topic, ()):
-                if not hint.done():
-                    hint.set_result(None)
+    def _give_hints(self, topics: Mapping[str, StoredEvent | None]) -> None:
+        for topic, appeared in topics.items():
+            if topic in self._hints:
+                for hint in self._hints[topic]:
+                    if not hint.done():
+                        hint.set_result(appeared)
 
 
 class Reader(AsyncIterator[Event]):
@@ -179,9 +187,9 @@ class Reader(AsyncIterator[Event]):
                 event = await self._next(store)
                 if event is None:
                     self._inbox.check_open()
-                    await hint
-                    # What was hinted at can be read by now.
-                    event = await self._next(store)
+                    appeared = await hint
+                    # What was hinted at can be read by now, if it is not there already.
+                    event = await self._next(store) if appeared is None else self._passed(appeared)
                 if event is not None:
                     return event
             except StoreError as error:
@@ -220,6 +228,14 @@ class Reader(AsyncIterator[Event]):
                     raise
         raise AvaturnTimeoutError(f"no {event_type.__name__} within {timeout:g} s")
 
+    def _passed(self, appeared: StoredEvent) -> Event | None:
+        """The event that appeared, unless it is not for this reader."""
+        if appeared.cursor <= self._cursor:
+            # Another task that iterates over this reader has it.
+            return None
+        self._cursor = appeared.cursor
+        return self._inbox.event(appeared) if appeared.position > self._behind else None
+
     async def _next(self, store: EventStore) -> Event | None:
         while True:
             while self._fetched:
@@ -234,9 +250,12 @@ class Reader(AsyncIterator[Event]):
             self._has_read = True
             if not rows:
                 return None
-            # Two tasks that iterate over one reader may have read the same rows.
-            self._fetched.extend([row for row in rows if row.cursor > self._cursor])
-            self._cursor = max(self._cursor, rows[-1].cursor)
+            if rows[0].cursor <= self._cursor:
+                # Two tasks that iterate over one reader have read the same rows.
+                rows = [row for row in rows if row.cursor > self._cursor]
+            if rows:
+                self._cursor = rows[-1].cursor
+                self._fetched += rows
 
     async def aclose(self) -> None:
         """End the iteration. There is nothing to let go of, but ``contextlib.aclosing`` asks for this."""

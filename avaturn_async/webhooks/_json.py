@@ -27,8 +27,10 @@ def strict_json(body: bytes) -> Any:
             more than 64 levels.
     """
     try:
-        text = body.removeprefix(codecs.BOM_UTF8).decode()
-        value = _decoded(text.strip(_SPACE))
+        text = body.removeprefix(codecs.BOM_UTF8).decode().strip(_SPACE)
+        value, end = _decoder.raw_decode(text)
+        if end != len(text):
+            raise ValueError  # noqa: TRY301 - as the decoder does
         if "\\u" in text:
             # Only an escape can smuggle in half a surrogate pair; encoding finds it.
             json.dumps(value, ensure_ascii=False).encode()
@@ -48,13 +50,6 @@ def strict_json(body: bytes) -> Any:
     else:
         return value
     raise WebhookPayloadError(reason)
-
-
-def _decoded(text: str) -> Any:
-    value, end = _decoder.raw_decode(text)
-    if end != len(text):
-        raise _NotStrictError("not JSON")
-    return value
 
 
 def _check_depth(value: Any) -> None:

@@ -30,6 +30,7 @@ from avaturn_async.webhooks import (
     WebhookReceiver,
     parse_event,
 )
+from avaturn_async.webhooks._answer import Answer
 
 from . import load
 
@@ -93,7 +94,7 @@ def in_one(app: web.Application) -> Wait:
         event = parse_event(body)
         key, now = hashlib.sha256(body).hexdigest(), time.monotonic()
         if len(kept) >= MOST or (key in kept and kept[key][0] > now):
-            return web.Response(status=503 if len(kept) >= MOST else 200)
+            return Answer(status=503 if len(kept) >= MOST else 200)
         kept[key] = row = (now + 86_400, body)
         avatar, session = str(event.avatar_id), str(event.session_id)
         for topic in (avatar, session):
@@ -102,7 +103,7 @@ def in_one(app: web.Application) -> Wait:
         for future in waiting.get(session, ()):
             if not future.done():
                 future.set_result(event)
-        return web.Response()
+        return Answer()
 
     async def wait(session: str) -> object:
         future: asyncio.Future[Event] = asyncio.get_running_loop().create_future()

@@ -1,4 +1,4 @@
-"""What MemoryStore is made of: its rows, values that end, and how far a group of handlers is."""
+"""What MemoryStore is made of: what is known under each topic, and how far a group of handlers is."""
 
 from __future__ import annotations
 
@@ -9,53 +9,12 @@ from typing import Generic, TypeVar
 
 from attrs import define
 
-from avaturn_async._unguarded import maker
-from avaturn_async.webhooks.stores import StoredEvent
+from avaturn_async.webhooks.stores._event_log import Kept, Row
 
 V = TypeVar("V")
-UNROUTED = 1_000
-"""The rank of an event without a session: behind every subject."""
 
 
-@define(weakref_slot=False)
-class Kept:
-    """An event, and its own appearance under the topics that it had when it came."""
-
-    cursor: int
-    """Its position."""
-    expires: float
-    key: str
-    body: bytes
-    subjects: tuple[str, ...]
-    session_id: str | None = None
-    rank: int = UNROUTED
-    """The place in ``subjects`` of the one that led to its session; before them all if it named it."""
-    later: tuple[str, ...] = ()
-    """The sessions under which it appeared after its arrival."""
-
-    @property
-    def event(self) -> Kept:
-        return self
-
-
-@define(weakref_slot=False)
-class Late:
-    """The appearance of an event under a session that it was brought to after its arrival."""
-
-    cursor: int
-    event: Kept
-
-
-Row = Kept | Late
-_make = maker(StoredEvent)
-
-
-def stored(event: Kept, *, cursor: int) -> StoredEvent:
-    """What a store gives back of an event that appeared at a cursor."""
-    return _make(position=event.cursor, cursor=cursor, body=event.body, session_id=event.session_id)
-
-
-@define(weakref_slot=False)
+@define(weakref_slot=False, eq=False)
 class Place(Generic[V]):
     """What is known under a topic: the rows that appeared there in their order, and a value for a time.
 
@@ -99,8 +58,8 @@ class Place(Generic[V]):
         return self.value if self.ends > now else None
 
 
-class Places(Generic[V]):
-    """The topics under which something is known.
+class Places(dict[str, Place[V]]):
+    """The topics under which something is known; the place of one is made when it is asked for.
 
     There is one table for rows and values together, since each look into a table of 100,000 costs as much as
     a dozen lines. A value that an event puts or renews ends with the event, which then looks after it; all
@@ -108,37 +67,27 @@ class Places(Generic[V]):
     """
 
     def __init__(self) -> None:
-        self._places: dict[str, Place[V]] = {}
+        super().__init__()
         # In the order in which their values end, since all live equally long.
-        self._ends: OrderedDict[str, Place[V]] = OrderedDict()
-        self.values: int = 0
+        self.ends: OrderedDict[str, Place[V]] = OrderedDict()
+        """The places whose values end by themselves."""
+        self.held: int = 0
         """How many places have a value, over or not."""
 
-    def __len__(self) -> int:
-        return len(self._places) + len(self._ends)
-
-    def add(self, topic: str, row: Row | None = None) -> Place[V]:
-        """The place of a topic, which is made if there is none, and there a row if one is given."""
-        place = self._places.get(topic)
-        if place is None:
-            place = self._places[topic] = Place(topic, row)
-        elif row is not None:
-            place.add(row)
+    def __missing__(self, topic: str) -> Place[V]:
+        place: Place[V] = Place(topic)
+        self[topic] = place
         return place
 
-    def find(self, topic: str) -> Place[V] | None:
-        """The place of a topic, if there is one."""
-        return self._places.get(topic)
-
-    def get(self, topic: str, now: float) -> V | None:
+    def lasting(self, topic: str, now: float) -> V | None:
         """The value of a topic, unless its time is over."""
-        place = self._places.get(topic)
+        place = self.get(topic)
         return None if place is None else place.lasting(now)
 
     def put(self, place: Place[V], value: V, ends: float, *, with_event: bool) -> None:
         """Give a place a value until a time, at which an event there ends as well or else something else."""
         if place.value is None:
-            self.values += 1
+            self.held += 1
         place.value = value
         self.renew(place, ends, with_event=with_event)
 
@@ -146,38 +95,38 @@ class Places(Generic[V]):
         """Keep the value of a place until a later time."""
         place.ends = ends
         if with_event:
-            self._ends.pop(place.topic, None)
+            self.ends.pop(place.topic, None)
         else:
-            self._ends[place.topic] = place
-            self._ends.move_to_end(place.topic)
+            self.ends[place.topic] = place
+            self.ends.move_to_end(place.topic)
 
     def remove(self, topic: str, event: Kept, now: float) -> None:
         """Have an event disappear from a topic."""
-        place = self._places[topic]
+        place = self[topic]
         place.remove(event)
         if place.value is None:
             self._leave(place)
         elif place.ends <= now:
-            self._ends[topic] = place
-            self._ends.move_to_end(topic, last=False)
+            self.ends[topic] = place
+            self.ends.move_to_end(topic, last=False)
 
     def first_end(self) -> float:
         """When the first of the values is over that are noted; never, if there is none."""
-        return next(iter(self._ends.values())).ends if self._ends else math.inf
+        return next(iter(self.ends.values())).ends if self.ends else math.inf
 
     def drop_next(self, now: float) -> bool:
         """Drop the value that is over for longest, if one is."""
         if self.first_end() > now:
             return False
-        place = self._ends.popitem(last=False)[1]
+        place = self.ends.popitem(last=False)[1]
         place.value = None
-        self.values -= 1
+        self.held -= 1
         self._leave(place)
         return True
 
     def _leave(self, place: Place[V]) -> None:
         if not place.rows:
-            del self._places[place.topic]
+            del self[place.topic]
 
 
 class Claims:

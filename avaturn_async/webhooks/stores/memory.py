@@ -10,7 +10,8 @@ from operator import attrgetter
 
 from avaturn_async.errors import StoreFullError
 from avaturn_async.webhooks.stores import Arrival, SessionRecord, StoredEvent, Wake
-from avaturn_async.webhooks.stores._tables import Claims, Kept, Late, Places, stored
+from avaturn_async.webhooks.stores._event_log import EventLog, Kept, Late, stored
+from avaturn_async.webhooks.stores._tables import Claims, Place, Places
 
 # What is past its time is dropped in slices, so that no access waits for a long clean-up.
 _SLICE = 100
@@ -47,21 +48,14 @@ class MemoryStore:
         if not all(number > 0 for number in (ttl, max_events, max_bytes, takeover)):
             raise ValueError("ttl, max_events, max_bytes and takeover must be above zero")
         self._ttl = ttl
-        self._max_events = max_events
-        self._max_bytes = max_bytes
         self._clock = clock
         self._takeover = takeover
         # By its bare id who opened a session, by its name to which one a subject is bound; and what is there.
         self._sessions = Places[SessionRecord]()
         self._subjects = Places[str]()
-        # Positions and cursors come from one row of numbers: a late appearance takes the next one.
-        self._number = 0
-        self._oldest = 1
-        self._events: dict[int, Kept] = {}
-        self._bytes = 0
+        self._log = EventLog(max_events=max_events, max_bytes=max_bytes)
         # Nothing ends before that.
         self._quiet_until = float("-inf")
-        self._keys: dict[str, Kept] = {}
         self._groups: dict[str, Claims] = {}
         self._listeners: dict[object, Wake] = {}
 
@@ -97,30 +91,29 @@ class MemoryStore:
         """
         now = self._clock()
         self._tidy(now)
-        twin = self._keys.get(arrival.key)
+        twin = self._log.by_key.get(arrival.key)
         if twin is not None:
             if twin.expires > now:
                 return 0
             self._drop(twin, now)
         self._make_room(len(arrival.body), now)
         event = self._keep(arrival, now)
-        topics = list(event.subjects)
+        appeared = stored(event, event.cursor)
+        topics = dict.fromkeys(event.subjects, appeared)
         if event.session_id is not None:
-            topics.append(f"session:{event.session_id}")
-            for subject in arrival.binds:
-                self._bind(subject, event.session_id, now, with_event=subject in event.subjects)
+            topics[f"session:{event.session_id}"] = appeared
         self._wake(topics)
         return event.cursor
 
     async def seen(self, key: str) -> bool:
         """Whether an event with this key is kept."""
-        event = self._keys.get(key)
+        event = self._log.by_key.get(key)
         return event is not None and event.expires > self._clock()
 
     async def read(self, topic: str, *, after: int = 0) -> Sequence[StoredEvent]:
         """The events under a topic that appeared behind a cursor, or the oldest hundred of them."""
         named = topic.startswith("session:")
-        place = self._sessions.find(topic[8:]) if named else self._subjects.find(topic)
+        place = self._sessions.get(topic[8:]) if named else self._subjects.get(topic)
         found: list[StoredEvent] = []
         if place is None:
             return found
@@ -130,7 +123,7 @@ class MemoryStore:
         for row in later:
             event = row.event
             if event.expires > now:
-                found.append(stored(event, cursor=row.cursor))
+                found.append(stored(event, row.cursor))
                 if len(found) == _MOST_READ:
                     break
         return found
@@ -139,28 +132,28 @@ class MemoryStore:
         """Bring the events of a subject to a session from now on, and those that have none yet."""
         now = self._clock()
         self._tidy(now)
-        opened = self._sessions.find(session_id)
+        opened = self._sessions.get(session_id)
         if opened is not None and opened.ends > now:
             self._sessions.renew(opened, now + self._ttl, with_event=False)
-        self._bind(subject, session_id, now, with_event=False)
+        self._bind(self._subjects[subject], session_id, now, with_event=False)
         self._wake((f"session:{session_id}",))
 
     async def bound(self, subject: str) -> str | None:
         """The session that a subject is bound to."""
-        return self._subjects.get(subject, self._clock())
+        return self._subjects.lasting(subject, self._clock())
 
     async def save_session(self, record: SessionRecord, *, binds: Sequence[str] = ()) -> None:
         """Remember who opened a session, and bind subjects to it."""
         now = self._clock()
         self._tidy(now)
-        self._sessions.put(self._sessions.add(record.id), record, now + self._ttl, with_event=False)
+        self._sessions.put(self._sessions[record.id], record, now + self._ttl, with_event=False)
         for subject in binds:
-            self._bind(subject, record.id, now, with_event=False)
+            self._bind(self._subjects[subject], record.id, now, with_event=False)
         self._wake((f"session:{record.id}",))
 
     async def load_session(self, session_id: str) -> SessionRecord | None:
         """Who opened a session."""
-        return self._sessions.get(session_id, self._clock())
+        return self._sessions.lasting(session_id, self._clock())
 
     async def join(self, group: str) -> None:
         """Make a group of handlers, if it is not there yet; it begins with the oldest event kept."""
@@ -169,17 +162,17 @@ class MemoryStore:
     async def claim(self, group: str, *, limit: int) -> Sequence[StoredEvent]:
         """At most ``limit`` events that this group has to handle, held by the caller from now on."""
         now = self._clock()
-        claims = self._groups[group]
+        claims, newest = self._groups[group], self._log.number
         claimed: list[StoredEvent] = []
         while len(claimed) < limit:
-            first = self._first()
-            position = claims.next(first.cursor if first else self._number, self._number, now)
+            first = self._log.first()
+            position = claims.next(first.cursor if first else newest, newest, now)
             if position is None:
                 break
-            event = self._events.get(position)
+            event = self._log.by_position.get(position)
             if event is not None and event.expires > now:
                 claims.hold(position, now)
-                claimed.append(stored(event, cursor=position))
+                claimed.append(stored(event, position))
         return claimed
 
     async def hold(self, group: str, positions: Sequence[int]) -> None:
@@ -203,48 +196,53 @@ class MemoryStore:
     async def sizes(self) -> Mapping[str, int]:
         """How much is kept: ``events``, ``bytes`` (of bodies), ``sessions``, ``bindings``."""
         return {
-            "events": len(self._events),
-            "bytes": self._bytes,
-            "sessions": self._sessions.values,
-            "bindings": self._subjects.values,
+            "events": len(self._log.by_position),
+            "bytes": self._log.bytes,
+            "sessions": self._sessions.held,
+            "bindings": self._subjects.held,
         }
 
     def _keep(self, arrival: Arrival, now: float) -> Kept:
-        self._number += 1
-        event = Kept(self._number, now + self._ttl, arrival.key, arrival.body, arrival.subjects)
-        self._events[event.cursor] = self._keys[event.key] = event
-        self._bytes += len(event.body)
+        event = self._log.add(arrival, now + self._ttl)
         for subject in event.subjects:
-            self._subjects.add(subject, event)
+            self._subjects[subject].add(event)
         if arrival.session_id is not None:
             self._lead(event, arrival.session_id, _NAMED, now)
-            return event
+        else:
+            self._lead_by_subject(event, now)
+        if event.session_id is not None:
+            for subject in arrival.binds:
+                place = self._subjects[subject]
+                self._bind(place, event.session_id, now, with_event=subject in event.subjects)
+        return event
+
+    def _lead_by_subject(self, event: Kept, now: float) -> None:
+        """Bring an event to the session that the first bound one of its subjects leads to."""
         for rank, subject in enumerate(event.subjects):
-            place = self._subjects.add(subject)
+            place = self._subjects[subject]
             session_id = place.lasting(now)
             if session_id is not None:
                 self._subjects.renew(place, event.expires, with_event=True)
                 self._lead(event, session_id, rank, now)
-                break
-        return event
+                return
 
     def _lead(self, event: Kept, session_id: str, rank: int, now: float) -> None:
         """Bring an event to its session as it arrives."""
-        place = self._sessions.add(session_id, event)
+        place = self._sessions[session_id]
+        place.add(event)
         if place.ends > now:
             self._sessions.renew(place, event.expires, with_event=True)
         # The id is kept once for all who mention it: with 100,000 sessions that counts.
         event.session_id = place.topic
         event.rank = rank
 
-    def _bind(self, subject: str, session_id: str, now: float, *, with_event: bool) -> None:
+    def _bind(self, place: Place[str], session_id: str, now: float, *, with_event: bool) -> None:
         # While a subject is bound, its events are routed as they come: none can be waiting for it.
-        place = self._subjects.add(subject)
         waiting = () if place.ends > now else place.rows
         self._subjects.put(place, session_id, now + self._ttl, with_event=with_event)
         for row in waiting:
             event = row.event
-            rank = event.subjects.index(subject)
+            rank = event.subjects.index(place.topic)
             if rank < event.rank and event.expires > now:
                 event.rank = rank
                 self._lead_late(event, session_id)
@@ -256,24 +254,14 @@ class MemoryStore:
         if event.session_id is None:
             event.session_id = session_id
         event.later += (session_id,)
-        self._number += 1
-        self._sessions.add(session_id, Late(self._number, event))
-
-    def _first(self) -> Kept | None:
-        """The oldest event kept."""
-        # Asking a dict for its first key again and again walks over all that was deleted before it.
-        while self._oldest <= self._number:
-            event = self._events.get(self._oldest)
-            if event is not None:
-                return event
-            self._oldest += 1
-        return None
+        self._log.number += 1
+        self._sessions[session_id].add(Late(self._log.number, event))
 
     def _make_room(self, size: int, now: float) -> None:
-        while len(self._events) >= self._max_events or self._bytes + size > self._max_bytes:
-            oldest = self._first()
+        while not self._log.has_room(size):
+            oldest = self._log.first()
             if oldest is None or oldest.expires > now:
-                held = f"{len(self._events)} events and {self._bytes} bytes"
+                held = f"{len(self._log.by_position)} events and {self._log.bytes} bytes"
                 raise StoreFullError(f"the store holds {held}: no room for {size} bytes more")
             self._drop(oldest, now)
 
@@ -286,7 +274,7 @@ class MemoryStore:
         while gone < limit and self._drop_next(now):
             gone += 1
         if gone < limit:
-            first = self._first()
+            first = self._log.first()
             end = now + self._ttl if first is None else first.expires
             self._quiet_until = min(end, self._sessions.first_end(), self._subjects.first_end())
         return gone
@@ -295,16 +283,14 @@ class MemoryStore:
         # What ended with an event goes before the next event, lest it piles up.
         if self._sessions.drop_next(now) or self._subjects.drop_next(now):
             return True
-        first = self._first()
+        first = self._log.first()
         if first is None or first.expires > now:
             return False
         self._drop(first, now)
         return True
 
     def _drop(self, event: Kept, now: float) -> None:
-        del self._events[event.cursor]
-        del self._keys[event.key]
-        self._bytes -= len(event.body)
+        self._log.remove(event)
         for subject in event.subjects:
             self._subjects.remove(subject, event, now)
         if event.session_id is not None and event.session_id not in event.later:
@@ -314,6 +300,6 @@ class MemoryStore:
         for claims in self._groups.values():
             claims.forget(event.cursor)
 
-    def _wake(self, topics: Sequence[str]) -> None:
+    def _wake(self, topics: Sequence[str] | dict[str, StoredEvent]) -> None:
         for wake in tuple(self._listeners.values()):
             wake(topics)
