@@ -39,6 +39,27 @@ _MOST_DIGITS = 18
 _METHODS = frozenset({"GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"})
 
 
+class _NotJsonError(Exception):
+    """An authentic webhook whose content type is another."""
+
+
+class _RefutedError(Exception):
+    """An authentic event that the API does not know of."""
+
+
+# The first that fits counts.
+_FAILURES: tuple[tuple[type[Exception], str], ...] = (
+    (WebhookRejected, "not_authentic"),
+    (_NotJsonError, "not_json"),
+    (WebhookPayloadError, "not_an_event"),
+    (_RefutedError, "refuted"),
+    (RouterClosedError, "closing"),
+    (StoreFullError, "store_full"),
+    (StoreError, "store_away"),
+    (AvaturnError, "unconfirmed"),
+)
+
+
 class Confirmation(Protocol):
     """What a ConfirmByApi does."""
 
@@ -138,47 +159,44 @@ class WebhookReceiver:
 
     async def judge(self, request: WebhookRequest) -> WebhookReply:
         """The reply to a request that was not refused and is there as a whole."""
+        reason = ""
         try:
-            outcome, reason = await self._take(request)
-        except WebhookRejected as error:
-            outcome, reason = "not_authentic", str(error)
-        except WebhookPayloadError as error:
-            outcome, reason = "not_an_event", str(error)
-        except RouterClosedError as error:
-            outcome, reason = "closing", str(error)
-        except StoreFullError as error:
-            outcome, reason = "store_full", str(error)
-        except StoreError as error:
-            outcome, reason = "store_away", str(error)
-        except AvaturnError as error:
-            outcome, reason = "unconfirmed", str(error)
+            event, key = self._read(request)
+            if self._confirm is None:
+                is_new = await self.router.publish(event, key=key, body=request.body)
+                outcome = "stored" if is_new else "duplicate"
+            else:
+                outcome = await self._confirmed(event, key, request.body, self._confirm)
+            if outcome == "stored" and isinstance(event, UnknownEvent):
+                self._note_drift(event, request)
         except Exception as error:  # noqa: BLE001 - a mistake in a verifier or store must not be a 500
-            # Its text could hold anything, the body included.
-            outcome, reason = "failed", type(error).__name__
+            outcome, reason = _failure(error)
         return self._outcomes.reply(outcome, reason=reason, peer=request.peer, length=len(request.body))
 
-    async def _take(self, request: WebhookRequest) -> tuple[str, str]:
-        """How a request ends, and why."""
+    def _read(self, request: WebhookRequest) -> tuple[Event, str]:
+        """The event in an authentic request, and its key."""
         id_ = self._verifier.verify(request)
         if not _is_json(request.headers.by_name.get(b"content-type", ())):
-            return "not_json", "content type"
+            raise _NotJsonError("content type")
         body = request.body
-        event = parse_event(body)
         key = f"id:{id_}" if id_ is not None else f"sha256:{hashlib.sha256(body).hexdigest()}"
-        if self._confirm is not None:
-            if await self.router.seen(key):
-                return "duplicate", ""
-            believed = await self._believed(event, self._confirm)
-            if believed is None:
-                return "refuted", "not confirmed"
-            if believed is not event:
-                event, body = believed, event_body(believed)
-        if not await self.router.publish(event, key=key, body=body):
-            return "duplicate", ""
-        if isinstance(event, UnknownEvent) and event.problems:
-            drift, length = "; ".join(event.problems), len(body)
-            self._outcomes.note("drift", "webhook of another shape", drift, peer=request.peer, length=length)
-        return "stored", ""
+        return parse_event(body), key
+
+    async def _confirmed(self, event: Event, key: str, body: bytes, confirm: Confirmation) -> str:
+        """How an event ends about which the API has the last word."""
+        if await self.router.seen(key):
+            return "duplicate"
+        believed = await self._believed(event, confirm)
+        if believed is None:
+            raise _RefutedError("not confirmed")
+        if believed is not event:
+            body = event_body(believed)
+        return "stored" if await self.router.publish(believed, key=key, body=body) else "duplicate"
+
+    def _note_drift(self, event: UnknownEvent, request: WebhookRequest) -> None:
+        if event.problems:
+            what, why, length = "webhook of another shape", "; ".join(event.problems), len(request.body)
+            self._outcomes.note("drift", what, why, peer=request.peer, length=length)
 
     async def _believed(self, event: Event, confirm: Confirmation) -> Event | None:
         if not isinstance(event, UnknownEvent):
@@ -227,3 +245,12 @@ def _is_json(types: Sequence[bytes]) -> bool:
     if kind != b"application/json":
         kind = kind.partition(b";")[0].strip().lower()
     return len(types) == 1 and (kind == b"application/json" or (b"/" in kind and kind.endswith(b"+json")))
+
+
+def _failure(error: Exception) -> tuple[str, str]:
+    """How a webhook ends with an error, and why."""
+    for kind, outcome in _FAILURES:
+        if isinstance(error, kind):
+            return outcome, str(error)
+    # Its text could hold anything, the body included.
+    return "failed", type(error).__name__
