@@ -25,6 +25,7 @@ from avaturn_async.webhooks._secrets import (
 )
 from avaturn_async.webhooks.request import WebhookRequest
 
+_BODY_ALONE = ((b"", "body"),)
 _MOST_SIGNATURES = 20
 _LONGEST_ID = 256
 
@@ -120,11 +121,11 @@ class HmacSha256:
 
     def _signature(self, begun: hmac.HMAC, body: bytes, timestamp: bytes) -> bytes:
         mac = begun.copy()
-        for text, name in self._template:
-            if text:
-                mac.update(text)
-            if name:
-                mac.update(body if name == "body" else timestamp)
+        if self._template == _BODY_ALONE:
+            mac.update(body)
+        else:
+            values = {"body": body, "timestamp": timestamp, "": b""}
+            mac.update(b"".join(text + values[name] for text, name in self._template))
         return mac.hexdigest().encode() if self._hex else base64.b64encode(mac.digest())
 
 
