@@ -183,13 +183,17 @@ async def export_avatar(
         The path of the file.
 
     Raises:
-        ValueError: The destination cannot be.
+        ValueError: The destination cannot be; no export was asked for.
         TaskFailedError: The export failed.
         AvaturnTimeoutError: The file was not on the disk in time.
         TransferError: It did not get across.
         OSError: It could not be written.
     """
+    from avaturn_async._files import target_of  # noqa: PLC0415 - many a backend never carries a file
+
     async with deadline_of(timeout, f"the export of avatar {as_uuid(avatar_id)} was not on disk"):
+        # Looked at again when the file comes; here so that nobody waits minutes to hear of a typing error.
+        target_of(destination, "avatar.glb")
         export = await wait_for_export(client, avatar_id, timeout=timeout, router=router, poll=poll)
         return await client.download(cast("str", export.url), destination, on_progress=on_progress)
 

@@ -89,6 +89,25 @@ async def test_a_good_one_is_a_200_and_the_connection_lives_on() -> None:
         assert (made.outcomes["stored"], made.outcomes["duplicate"]) == (1, 1)
 
 
+async def test_a_subclass_that_overrides_the_handler_is_asked() -> None:
+    asked: list[str] = []
+
+    class Own(WebhookReceiver):
+        async def handle(self, request: web.Request) -> web.StreamResponse:
+            asked.append(request.method)
+            return await super().handle(request)
+
+        async def expect(self, request: web.Request) -> web.StreamResponse | None:
+            asked.append(request.headers["Expect"])
+            return await super().expect(request)
+
+    made = Own(SessionRouter(), verifier=SIGNATURE)
+    async with served(made) as server, wire(server) as line:
+        assert "100" in await line.ask(head(f"Content-Length: {len(BODY)}", "Expect: 100-continue"))
+        assert " 200 " in await line.ask(BODY)
+    assert asked == ["100-continue", "POST"]
+
+
 async def test_a_verifier_sees_what_it_would_see_in_any_framework() -> None:
     seen: list[WebhookRequest] = []
     verifier = Mock(HmacSha256, verify=seen.append)

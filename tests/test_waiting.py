@@ -419,12 +419,20 @@ async def test_a_store_that_fails_when_nobody_needs_it_any_more_is_not_reported_
 async def test_export_avatar_goes_from_the_avatar_to_the_file() -> None:
     api, c = client(PENDING, READY)
     progress: Callable[[int, int | None], None] = lambda _done, _total: None  # noqa: E731
-    path = await export_avatar(c, AVATAR, "x/avatar.glb", timeout=600, on_progress=progress)
-    assert path == Path("x/avatar.glb")
+    path = await export_avatar(c, AVATAR, "avatar.glb", timeout=600, on_progress=progress)
+    assert path == Path("avatar.glb")
     assert api.downloads == [(READY.url, progress)]
     _, c = client(PENDING)
     with pytest.raises(AvaturnTimeoutError, match="within 5 s"):
         await export_avatar(c, AVATAR, "x", timeout=5)
+
+
+@virtual
+async def test_a_destination_that_cannot_be_is_refused_before_an_export_is_asked_for() -> None:
+    api, c = client(READY)
+    with pytest.raises(ValueError, match="no directory 'nowhere': make it first"):
+        await export_avatar(c, AVATAR, "nowhere/avatar.glb", timeout=600)
+    assert api.asked == []
 
 
 AT_ONCE = PollPolicy(first=0)

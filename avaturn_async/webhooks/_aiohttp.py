@@ -30,9 +30,19 @@ def add_to(receiver: WebhookReceiver, app: web.Application, path: str) -> None:
             yield
 
     app.router.add_route(
-        hdrs.METH_ANY, path, partial(handle, receiver), expect_handler=partial(expect, receiver)
+        hdrs.METH_ANY,
+        path,
+        # Without a call in between, unless a subclass has a say.
+        receiver.handle if _is_overridden(receiver, "handle") else partial(handle, receiver),
+        expect_handler=receiver.expect if _is_overridden(receiver, "expect") else partial(expect, receiver),
     )
     app.cleanup_ctx.append(lifetime)
+
+
+def _is_overridden(receiver: WebhookReceiver, name: str) -> bool:
+    from avaturn_async.webhooks.receiver import WebhookReceiver  # noqa: PLC0415 - which imports this file
+
+    return getattr(type(receiver), name) is not getattr(WebhookReceiver, name)
 
 
 async def handle(receiver: WebhookReceiver, request: web.Request) -> web.StreamResponse:
