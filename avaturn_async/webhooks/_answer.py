@@ -13,7 +13,21 @@ from typing import Any
 import aiohttp
 from aiohttp import hdrs, web
 from aiohttp.abc import AbstractStreamWriter
-from attrs import define
+from attrs import define, frozen
+from multidict import CIMultiDict
+
+# What aiohttp itself gives an answer without a body.
+_OWN_HEADERS = frozenset({hdrs.CONTENT_LENGTH, hdrs.DATE, hdrs.SERVER})
+_PREPARE = web.Response.prepare
+
+
+@frozen
+class _Head:
+    """What was put together in some second."""
+
+    second: int
+    headers: CIMultiDict[str]
+    sent: bytes
 
 
 @define
@@ -22,10 +36,8 @@ class _Usual:
 
     like: dict[str, Any]
     """The attributes of one that nobody has changed."""
-    second: int = -1
-    """When the last of them was put together,"""
-    head: bytes = b""
-    """and what that gave."""
+    head: _Head = _Head(-1, CIMultiDict(), b"")
+    """That of the last one."""
 
 
 class Heads:
@@ -51,53 +63,63 @@ class Answer(web.Response):
     """
 
     heads = Heads()
-    _sent = 0
-
-    @property
-    def prepared(self) -> bool:
-        """Whether it is being sent."""
-        return self._sent > 0 or super().prepared
-
-    @property
-    def keep_alive(self) -> bool | None:
-        """Whether the connection stays; None as long as nobody knows."""
-        return True if self._sent else super().keep_alive
-
-    @property
-    def body_length(self) -> int:
-        """Bytes that were sent, as aiohttp counts them: those of the head, too."""
-        return self._sent or super().body_length
+    _head = b""
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
-        """Send the head."""
-        if self._sent:
-            return None
+        """Get ready to be sent."""
         heads = self.heads
         usual, second = heads.usual(self.status), int(heads.clock())
         if vars(self) != usual.like or not _is_usual(request):
             return await super().prepare(request)
-        if usual.second != second:
+        head = usual.head
+        if head.second != second:
             writer = await super().prepare(request)
-            lines = [f"HTTP/1.1 {self.status} {self.reason}", *(f"{k}: {v}" for k, v in self.headers.items())]
-            usual.second, usual.head = second, "\r\n".join([*lines, "", ""]).encode()
+            if _OWN_HEADERS.issuperset(self._headers):
+                usual.head = _Head(second, CIMultiDict(self._headers), self._serialized())
             return writer
-        self._sent = len(usual.head)
-        await request.writer.write_eof(usual.head)
-        return None
+        # All that prepare() leaves behind.
+        self._req, self._payload_writer, self._keep_alive = request, request.writer, True
+        self._headers.extend(head.headers)
+        self._head = head.sent
+        return self._payload_writer
+
+    def _serialized(self) -> bytes:
+        lines = [f"HTTP/1.1 {self.status} {self.reason}"]
+        lines += [f"{name}: {value}" for name, value in self._headers.items()]
+        return "\r\n".join([*lines, "", ""]).encode()
+
+    async def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Send more: nothing, as there is no room for it in a length of 0."""
+        if not self._head:
+            await super().write(data)
 
     async def write_eof(self, data: bytes = b"") -> None:
-        """End it."""
-        if not self._sent:
+        """Send it."""
+        writer = self._payload_writer
+        if not self._head or writer is None:
             await super().write_eof(data)
+            return
+        await writer.write_eof(self._head)
+        self._eof_sent, self._req, self._payload_writer = True, None, None
+        self._body_length = writer.output_size
 
 
 def _is_usual(request: web.BaseRequest) -> bool:
-    """Whether there is nothing about a request that an answer to it depends on."""
+    """Whether nothing about a request makes an answer to it another, and nobody looks at what it gets."""
     if request.method != hdrs.METH_POST or request.version != aiohttp.HttpVersion11 or not request.keep_alive:
         return False
-    if not isinstance(request, web.Request):
+    match = getattr(request, "_match_info", None)
+    if match is None or _IS_WATCHED or web.Response.prepare is not _PREPARE:
         return False
-    for app in request.match_info.apps:  # noqa: SIM110 - this is for each webhook, and any() takes twice the time
+    for app in match.apps:  # noqa: SIM110 - this is for each webhook, and any() takes twice the time
         if app.on_response_prepare:
             return False
     return True
+
+
+def is_watched(prepare: Any) -> bool:
+    """Whether it is not aiohttp's own: agents that watch an application wrap it, to see each response."""
+    return hasattr(prepare, "__wrapped__") or prepare.__module__ != web.Response.__module__
+
+
+_IS_WATCHED = is_watched(_PREPARE)

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import math
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from avaturn_async._ids import text_of
 from avaturn_async._unguarded import maker
@@ -21,6 +21,7 @@ from avaturn_async.webhooks.events import (
     parse_event,
 )
 from avaturn_async.webhooks.stores import Arrival, EventStore, StoredEvent
+from avaturn_async.webhooks.stores.memory import MemoryStore
 
 _make = maker(Arrival)
 _log = logging.getLogger("avaturn_async.webhooks")
@@ -80,7 +81,11 @@ class Inbox:
             raise RouterClosedError("the router is closed")
         if not self.started:
             await self._store.start()
-            self._unlisten = self._store.listen(self._wake)
+            # A subclass may give something else than it keeps, and is read.
+            if type(self._store) is MemoryStore:
+                self._unlisten = self._store.listen_closely(self._hear)
+            else:
+                self._unlisten = self._store.listen(self._wake)
             self.started = True
 
     def check_open(self) -> None:
@@ -130,7 +135,7 @@ class Inbox:
     def expect(self, topic: str) -> _Hint:
         """A future that is done when something appears under a topic; hand it to ``forget`` in the end.
 
-        Its result is what appeared, if the store says so.
+        Its result is what appeared, if that is known.
         """
         hint: _Hint = asyncio.get_running_loop().create_future()
         self._hints.setdefault(topic, set()).add(hint)
@@ -143,11 +148,11 @@ class Inbox:
         if not hints:
             del self._hints[topic]
 
-    def _wake(self, topics: Iterable[str] | dict[str, StoredEvent] | None) -> None:
-        if isinstance(topics, dict):
-            self._give_hints(cast("dict[str, StoredEvent]", topics))
-        else:
-            self._give_hints(dict.fromkeys(self._hints if topics is None else topics))
+    def _wake(self, topics: Iterable[str] | None) -> None:
+        self._hear(dict.fromkeys(self._hints if topics is None else topics))
+
+    def _hear(self, topics: Mapping[str, StoredEvent | None]) -> None:
+        self._give_hints(topics)
         self.wake_handlers()
 
     def _give_hints(self, topics: Mapping[str, StoredEvent | None]) -> None:

@@ -22,9 +22,7 @@ class RawHeaders(tuple[tuple[bytes, bytes], ...]):  # noqa: SLOT001 - a tuple ha
 
     def __new__(cls, headers: Iterable[tuple[Any, Any]], *, checked: bool = False) -> Self:
         """Look at each of them; ``checked`` says that a server has read them, so that bytes are bytes."""
-        pairs = tuple(headers)
-        if not (checked or all(map(_is_pair_of_bytes, pairs))):
-            raise TypeError("headers must be pairs of bytes, as they stood on the wire")
+        pairs = tuple(headers) if checked else _pairs_of_bytes(headers)
         made = super().__new__(cls, pairs)
         made.by_name = {name.lower(): (value,) for name, value in pairs}
         if len(made.by_name) < len(pairs):
@@ -32,12 +30,16 @@ class RawHeaders(tuple[tuple[bytes, bytes], ...]):  # noqa: SLOT001 - a tuple ha
         return made
 
 
-def _is_pair_of_bytes(pair: Any) -> bool:
+def _pairs_of_bytes(headers: Iterable[Iterable[Any]]) -> tuple[tuple[bytes, bytes], ...]:
+    pairs: list[tuple[bytes, bytes]] = []
     try:
-        name, value = pair
+        for name, value in headers:
+            if not (isinstance(name, bytes) and isinstance(value, bytes)):
+                raise TypeError  # noqa: TRY301 - as a pair that is none does
+            pairs.append((name, value))
     except (TypeError, ValueError):
-        return False
-    return isinstance(name, bytes) and isinstance(value, bytes)
+        raise TypeError("headers must be pairs of bytes, as they stood on the wire") from None
+    return tuple(pairs)
 
 
 def _grouped(pairs: Iterable[tuple[bytes, bytes]]) -> dict[bytes, list[bytes]]:

@@ -114,7 +114,7 @@ class SessionRouter:
             await self._tending.stop()
             await self._inbox.close()
 
-    def publish(self, event: Event, *, key: str, body: bytes) -> Coroutine[Any, Any, bool]:
+    async def publish(self, event: Event, *, key: str, body: bytes) -> bool:
         """Store an event and wake whoever waits for it.
 
         Args:
@@ -130,7 +130,7 @@ class SessionRouter:
             StoreError: The store is away.
             RouterClosedError: The router is closed, or about to be.
         """
-        return self._inbox.add(event, key=key, body=body)
+        return await self._inbox.add(event, key=key, body=body)
 
     async def seen(self, key: str) -> bool:
         """Whether an event with this key is stored."""

@@ -23,9 +23,7 @@ The whole contract, in rules that the contract suite in ``avaturn_async.testing.
 5.  An event that is appended, bound late or released makes the store call each listener, in the event loop,
     with the topics under which something appeared (none of them, if there are none to tell);
     ``None`` means "look at everything" (after a lost connection). A hint may come late or twice, but never
-    not at all, and never before what it hints at can be read. A store whose hints come at once, in the very
-    step in which something appears, may give a dict from the topics to what appeared there: who waits need
-    not read it then.
+    not at all, and never before what it hints at can be read.
 6.  A group handles each event once at a time: ``claim`` gives events, from the oldest kept, that are not
     finished in that group and that nobody holds, and they are held then. A holder that neither holds on nor
     finishes for ``takeover`` seconds has died: what it held can be claimed by others. From then on its
@@ -87,7 +85,7 @@ class SessionRecord:
     """JSON text of what the opener wants to find again."""
 
 
-Wake = Callable[[Iterable[str] | dict[str, StoredEvent] | None], None]
+Wake = Callable[[Iterable[str] | None], None]
 
 
 class EventStore(Protocol):

@@ -19,6 +19,9 @@ _MOST_READ = 100
 _NAMED = -1
 _cursor = attrgetter("cursor")
 
+Hear = Callable[[Mapping[str, StoredEvent | None]], None]
+"""Gets the topics under which something appeared, and what; None is for what has to be read."""
+
 
 class MemoryStore:
     """Keeps everything in this process: a 200 means "known here until the process ends".
@@ -57,7 +60,7 @@ class MemoryStore:
         # Nothing ends before that.
         self._quiet_until = float("-inf")
         self._groups: dict[str, Claims] = {}
-        self._listeners: dict[object, Wake] = {}
+        self._listeners: dict[object, Hear] = {}
 
     @property
     def takeover(self) -> float:
@@ -72,8 +75,15 @@ class MemoryStore:
 
     def listen(self, wake: Wake) -> Callable[[], None]:
         """Call ``wake`` with the topics under which something appears; the returned function ends that."""
+        return self.listen_closely(lambda topics: wake(tuple(topics)))
+
+    def listen_closely(self, hear: Hear) -> Callable[[], None]:
+        """The same for who wants to know what appears there, in the very step in which it does.
+
+        It gets around ``read``: whoever changes what that gives must not be listened to in this way.
+        """
         ticket = object()
-        self._listeners[ticket] = wake
+        self._listeners[ticket] = hear
 
         def stop() -> None:
             self._listeners.pop(ticket, None)
@@ -100,7 +110,7 @@ class MemoryStore:
             self._make_room(len(arrival.body), now)
         event = self._keep(arrival, now)
         appeared = stored(event, event.cursor)
-        topics = dict.fromkeys(event.subjects, appeared)
+        topics: dict[str, StoredEvent | None] = dict.fromkeys(event.subjects, appeared)
         if event.session_id is not None:
             topics[f"session:{event.session_id}"] = appeared
         self._wake(topics)
@@ -137,7 +147,7 @@ class MemoryStore:
         if opened is not None and opened.ends > now:
             self._sessions.renew(opened, now + self._ttl, with_event=False)
         self._bind(self._subjects[subject], session_id, now, with_event=False)
-        self._wake((f"session:{session_id}",))
+        self._wake({f"session:{session_id}": None})
 
     async def bound(self, subject: str) -> str | None:
         """The session that a subject is bound to."""
@@ -150,7 +160,7 @@ class MemoryStore:
         self._sessions.put(self._sessions[record.id], record, now + self._ttl, with_event=False)
         for subject in binds:
             self._bind(self._subjects[subject], record.id, now, with_event=False)
-        self._wake((f"session:{record.id}",))
+        self._wake({f"session:{record.id}": None})
 
     async def load_session(self, session_id: str) -> SessionRecord | None:
         """Who opened a session."""
@@ -188,7 +198,7 @@ class MemoryStore:
     async def release(self, group: str, positions: Sequence[int]) -> None:
         """Hand claimed events back, for others to claim at once."""
         self._groups[group].release(positions)
-        self._wake(())
+        self._wake({})
 
     async def expire(self, *, limit: int = 1000) -> int:
         """Drop at most ``limit`` things past their time; how many there were."""
@@ -301,6 +311,6 @@ class MemoryStore:
         for claims in self._groups.values():
             claims.forget(event.cursor)
 
-    def _wake(self, topics: Sequence[str] | dict[str, StoredEvent]) -> None:
-        for wake in tuple(self._listeners.values()):
-            wake(topics)
+    def _wake(self, topics: Mapping[str, StoredEvent | None]) -> None:
+        for hear in tuple(self._listeners.values()):
+            hear(topics)
