@@ -36,6 +36,8 @@ def checked_base_url(base_url: str | URL, *, allow_private_urls: bool) -> URL:
         raise ValueError("base_url must be a URL such as https://api.avaturn.me")
     if url.user or url.password or url.query_string or url.fragment:
         raise ValueError("base_url must have no user, query or fragment: the token is an argument of its own")
+    if url.path.rstrip("/").endswith("/api/v1"):
+        raise ValueError("base_url must end before /api/v1, which is in the path of each call")
     if url.scheme == "http" and not (allow_private_urls or _is_this_machine(url.host)):
         raise ValueError(
             "base_url must be https: the token would travel readable (http is for this machine only)"

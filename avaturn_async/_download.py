@@ -15,7 +15,7 @@ from yarl import URL
 from avaturn_async._files import Part
 from avaturn_async._magic import announced_kind
 from avaturn_async._threads import in_thread
-from avaturn_async._wire import NETWORK_ERRORS, Attempts, Failure, Wire, connection_failure, reason
+from avaturn_async._wire import EXPIRED, NETWORK_ERRORS, Attempts, Failure, Wire, connection_failure, reason
 from avaturn_async.errors import TransferError
 
 OnProgress: TypeAlias = Callable[[int, int | None], object]
@@ -24,7 +24,6 @@ OnProgress: TypeAlias = Callable[[int, int | None], object]
 _OK = 200
 _PARTIAL = 206
 _OUT_OF_RANGE = 416
-_EXPIRED = frozenset({403, 404, 410})
 _PASSING = frozenset({_OUT_OF_RANGE, 429, 502, 503, 504})
 # Each write is a trip to a thread, so many small ones are slow.
 _WRITE_SIZE = 1 << 20
@@ -127,7 +126,7 @@ class Download:
     def _refusal(self, response: aiohttp.ClientResponse) -> Failure:
         status = response.status
         text = f"{self._doing}: {status}"
-        if status in _EXPIRED:
+        if status in EXPIRED:
             text += ": the URL has expired, or never was good: ask for a new one"
         if status == _OUT_OF_RANGE:
             self._validator = None  # so that the whole is asked for

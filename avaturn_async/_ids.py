@@ -75,8 +75,12 @@ def text_of(id_: UUID) -> str:
     return f"{groups[:4]}{groups[5:29]}{groups[30:34]}{groups[35:]}"
 
 
-def as_uuid(value: UUID | str) -> UUID:
+def as_uuid(value: UUID | str, name: str = "avatar_id") -> UUID:
     """The id that is meant: a UUID, or its canonical text (8-4-4-4-12 hexadecimal digits).
+
+    Args:
+        value: The id.
+        name: What an error calls it: the caller's argument.
 
     Raises:
         ValueError: The text is not a UUID in canonical form.
@@ -85,12 +89,16 @@ def as_uuid(value: UUID | str) -> UUID:
     if isinstance(value, UUID):
         return value
     if not isinstance(value, str):
-        raise TypeError(f"an id must be a uuid.UUID or a str, not {type(value).__name__}")
-    return uuid_of(str(value))
+        raise TypeError(f"{name} must be a uuid.UUID or a str, not {type(value).__name__}")
+    try:
+        return uuid_of(str(value))
+    except ValueError as error:
+        reason = str(error)
+    raise ValueError(f"{name} must be a UUID as 8-4-4-4-12 hexadecimal digits: {reason}")
 
 
-def id_text(value: UUID | str) -> str:
+def id_text(value: UUID | str, name: str = "avatar_id") -> str:
     """The canonical text of an id in lower case, for a URL; errors as those of ``as_uuid``."""
     if type(value) is str and _is_canonical(value):
         return value.lower()
-    return text_of(as_uuid(value))
+    return text_of(as_uuid(value, name))

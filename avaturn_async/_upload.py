@@ -18,7 +18,7 @@ from yarl import URL
 from avaturn_async._photos import Photo, Photos, Source
 from avaturn_async._structure import loads
 from avaturn_async._threads import in_thread
-from avaturn_async._wire import NETWORK_ERRORS, Attempts, Failure, Wire, connection_failure
+from avaturn_async._wire import EXPIRED, NETWORK_ERRORS, Attempts, Failure, Wire, connection_failure
 from avaturn_async.errors import AvaturnDecodeError, TransferError
 from avaturn_async.models import BodyType
 
@@ -183,7 +183,8 @@ async def _attempt(
         raise body.trouble
     if status and not 200 <= status < 300:  # noqa: PLR2004 - the 2xx
         # Said also when the connection broke thereafter, as it does when a body is refused midway.
-        raise TransferError(f"{doing}: {status}{_words(content, url)}", status)
+        remedy = " (its URL has expired, or never was good: only a new avatar has another)"
+        raise TransferError(f"{doing}: {status}{_words(content, url)}{remedy * (status in EXPIRED)}", status)
     if failure is None:
         _check_answer(doing, content, body.sent, form.size)
     return failure

@@ -38,6 +38,8 @@ _HEADERS = {
     # Nothing is packed, so that lengths and ranges are those of the file itself.
     "Accept-Encoding": "identity",
 }
+EXPIRED = frozenset({403, 404, 410})
+"""The statuses of a URL that is over, or never was."""
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MOST_REDIRECTS = 5
 _REMEDY = "(allow_private_urls=True is for tests)"

@@ -4,6 +4,7 @@ Set AVATURN_API_TOKEN and AVATURN_WEBHOOK_SECRET, register https://your.host/ava
 and run fastapi_app.py, or uvicorn fastapi_app:app.
 """
 
+import logging
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -28,6 +29,8 @@ async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
 
 
+# The URL of a webhook holds the secret.
+logging.getLogger("uvicorn.access").addFilter(lambda record: "key=" not in record.getMessage())
 app = FastAPI(lifespan=lifespan, routes=[Route("/avaturn", receiver.asgi)])
 
 

@@ -402,6 +402,8 @@ def test_a_token_that_is_none_is_refused_without_being_shown(token: str) -> None
 @pytest.mark.parametrize(
     ("base_url", "complaint"),
     [
+        ("https://api.avaturn.me/api/v1", "must end before /api/v1"),
+        ("https://api.avaturn.me/api/v1/", "must end before /api/v1"),
         ("", "a URL such as"),
         ("api.avaturn.me", "a URL such as"),
         ("ftp://api.avaturn.me", "a URL such as"),

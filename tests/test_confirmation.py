@@ -70,6 +70,12 @@ EXPORT_1, EXPORT_2 = f"create_export {avatar_id(1)}", f"create_export {avatar_id
 # What is believed
 
 
+def test_client_and_router_the_other_way_round_are_refused() -> None:
+    swapped: Any = (SessionRouter(), Api().client)
+    with pytest.raises(TypeError, match="takes an AvaturnClient and a SessionRouter, not SessionRouter and"):
+        ConfirmByApi(*swapped)
+
+
 @virtual
 async def test_an_avatar_has_the_user_and_the_status_that_the_api_says() -> None:
     scene = await Scene().open(edit=False)

@@ -226,6 +226,10 @@ async def test_fastapi_app(fake: FakeAvaturn) -> None:
             assert await waiting == (200, {"id": str(avatar_id), "status": "ready"})
             stranger = "00000000-0000-0000-0000-000000000000"
             assert (await get_json(http, f"/sessions/{stranger}/avatar"))[0] == 404
+        running.terminate()
+        log = (await running.stdout.read()).decode()
+    assert "POST /sessions" in log
+    assert SECRET not in log
 
 
 async def get_json(http: aiohttp.ClientSession, path: str) -> tuple[int, Any]:

@@ -71,6 +71,7 @@ async def test_a_fault_strikes_the_requests_that_it_was_asked_for(
     ("fault", "status", "headers", "body"),
     [
         (Fault.bad_gateway(), 502, {"Content-Type": "text/html"}, b"<html>"),
+        (Fault.rate_limited(1), 429, {"Retry-After": "1"}, b'{"detail"'),
         (Fault.rate_limited("soon"), 429, {"Retry-After": "soon"}, b'{"detail"'),
         (Fault.answer(200, {"id": 5}), 200, {"Content-Type": "application/json"}, b'{"id": 5}'),
         (Fault.answer(200, b"\xff"), 200, {}, b"\xff"),

@@ -310,6 +310,7 @@ async def test_a_flood_logs_a_line_a_second_for_each_reason_and_says_how_many_it
         ({"verifier": Unverified, "confirm": object()}, TypeError, "call Unverified"),
         ({"verifier": None}, TypeError, "verifier must have"),
         ({}, TypeError, "verifier"),
+        ({"router": SIGNATURE, "verifier": SIGNATURE}, TypeError, "SessionRouter, not HmacSha256"),
         ({"verifier": SIGNATURE, "max_body": 0}, ValueError, "above zero"),
         ({"verifier": SIGNATURE, "read_timeout": -1}, ValueError, "above zero"),
         ({"verifier": SIGNATURE, "max_in_flight": 0}, ValueError, "above zero"),
@@ -317,7 +318,7 @@ async def test_a_flood_logs_a_line_a_second_for_each_reason_and_says_how_many_it
 )
 def test_misuse_fails_at_construction(options: dict[str, Any], kind: type[Exception], complaint: str) -> None:
     with pytest.raises(kind, match=complaint) as caught:
-        WebhookReceiver(SessionRouter(), **options)
+        WebhookReceiver(**{"router": SessionRouter(), **options})
     assert "hush" not in str(caught.value)
 
 

@@ -257,6 +257,7 @@ async def test_one_can_wait_by_session_by_avatar_and_by_render() -> None:
         (AvatarReady, {"avatar_id": 5}, TypeError),
         (AvatarReady, {"avatar_id": avatar_id(1), "timeout": math.nan}, ValueError),
         (AvatarReady, {"avatar_id": avatar_id(1), "timeout": None}, TypeError),
+        (AvatarReady, {"avatar_id": avatar_id(1), "timeout": "5"}, TypeError),
         (str, {"avatar_id": avatar_id(1)}, TypeError),
         ("avatar.ready", {"avatar_id": avatar_id(1)}, TypeError),
         (Event, {"avatar_id": avatar_id(1)}, TypeError),
@@ -268,8 +269,10 @@ def test_a_wait_that_makes_no_sense_is_refused(
 ) -> None:
     @virtual
     async def refused() -> None:
-        with pytest.raises(error):
+        with pytest.raises(error) as caught:
             await SessionRouter().wait_for(event_type, **{"timeout": 1, **options})
+        # It names the argument.
+        assert any(name in str(caught.value) for name in ("_id", "timeout", "give one of"))
 
     refused()
 
@@ -393,6 +396,12 @@ def test_two_tasks_that_wait_in_one_iteration_get_one_event_each(make: Callable[
             assert sorted(event.position for event in await asyncio.gather(*both)) == [1, 2]
 
     wait()
+
+
+@pytest.mark.parametrize("store", ["events.db", MemoryStore, object()])
+def test_a_store_that_is_none_is_refused_at_once(store: Any) -> None:
+    with pytest.raises(TypeError, match="store must be a store such as"):
+        SessionRouter(store)
 
 
 @virtual

@@ -59,9 +59,9 @@ class Fault:
         return cls(instead=reply, works=works)
 
     @classmethod
-    def rate_limited(cls, retry_after: str | None = None) -> Self:
-        """A 429, with this text as Retry-After if one is given."""
-        headers = {} if retry_after is None else {"Retry-After": retry_after}
+    def rate_limited(cls, retry_after: str | float | None = None) -> Self:
+        """A 429, with this Retry-After if one is given: seconds, or a date."""
+        headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
         return cls.answer(429, {"detail": "Too many requests"}, headers=headers)
 
     @classmethod

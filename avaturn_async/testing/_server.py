@@ -42,7 +42,8 @@ class FakeAvaturn:
         token: The only token that is taken; by default any that is not empty.
         processing_delay: Seconds that an avatar, an export or a render takes. With 0 they are done at once,
             but after the answer. Also an attribute.
-        url_ttl: Seconds until a temporary URL expires.
+        url_ttl: Seconds until the URL of an export or a render expires. How long one for photos lives is not
+            published, so that it does not expire here: ``fail(Fault.answer(403), path="/upload/*")``.
         session_id_in_all_events: Whether export.ready and render.ready name the session too, which the
             vendor's examples do not.
         glb: What exports contain; by default a small figure that a viewer shows.
@@ -190,7 +191,7 @@ class FakeAvaturn:
             LookupError: There is no such session, or the avatar that it is about was deleted.
             ValueError: The customization does not fit, or the id is none.
         """
-        session = self._world.sessions.get(as_uuid(session_id))
+        session = self._world.sessions.get(as_uuid(session_id, "session_id"))
         if session is None:
             raise LookupError(f"there is no session {session_id}")
         if customization is not None:

@@ -213,6 +213,8 @@ class Reader(AsyncIterator[Event]):
             AvaturnTimeoutError: There was none in time.
             RouterClosedError: The router was closed.
         """
+        if type(timeout) not in (int, float):
+            raise TypeError(f"timeout must be a number of seconds, not {timeout!r}")
         if math.isnan(timeout):
             raise ValueError("timeout must be a number of seconds, not NaN")
         if timeout <= 0:

@@ -126,4 +126,4 @@ class Sessions:
 
 def id_of(session: RoutedSession | UUID | str) -> UUID:
     """The id of a session, however it is given."""
-    return session.id if isinstance(session, RoutedSession) else as_uuid(session)
+    return session.id if isinstance(session, RoutedSession) else as_uuid(session, "the session")

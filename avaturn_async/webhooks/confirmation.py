@@ -41,6 +41,9 @@ class ConfirmByApi:
     Args:
         client: Issues the calls.
         router: Knows who opened what.
+
+    Raises:
+        TypeError: They are something else.
     """
 
     def __init__(
@@ -51,6 +54,9 @@ class ConfirmByApi:
         _concurrency: int = 8,
         _patience: float = 10.0,
     ) -> None:
+        if not (hasattr(client, "list_user_avatars") and hasattr(router, "sessions")):
+            kinds = f"{type(client).__name__} and {type(router).__name__}"
+            raise TypeError(f"ConfirmByApi takes an AvaturnClient and a SessionRouter, not {kinds}")
         self._client = client
         self._sessions = router.sessions
         self._patience = _patience

@@ -87,7 +87,7 @@ class WebhookReceiver:
 
     Raises:
         ValueError: ``verifier`` accepts everybody and there is no ``confirm``, or a number makes no sense.
-        TypeError: ``verifier`` is none.
+        TypeError: ``router`` or ``verifier`` is none.
     """
 
     def __init__(
@@ -101,6 +101,8 @@ class WebhookReceiver:
         max_in_flight: int = 256,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        if not hasattr(router, "publish"):
+            raise TypeError(f"router must be a SessionRouter, not {type(router).__name__}")
         check_verifier(verifier)
         if confirm is None and believes_anybody(verifier):
             raise ValueError("this verifier accepts everybody: give confirm=ConfirmByApi(client, router) too")

@@ -50,6 +50,9 @@ class SessionRouter:
 
     Args:
         store: Where events are kept; by default a MemoryStore.
+
+    Raises:
+        TypeError: ``store`` is none.
     """
 
     def __init__(
@@ -71,7 +74,10 @@ class SessionRouter:
             grace=_grace,
             random=_random,
         )
-        self._inbox = Inbox(MemoryStore() if store is None else store)
+        given: Any = MemoryStore() if store is None else store
+        if isinstance(given, type) or not hasattr(given, "append"):
+            raise TypeError(f"store must be a store such as SQLiteStore('events.db'), not {given!r:.60}")
+        self._inbox = Inbox(given)
         self.sessions: Sessions = Sessions(self._inbox)
         """For ConfirmByApi; everything in it that is for others, the router has too."""
         self._handlers = Handlers(
@@ -285,11 +291,11 @@ class SessionRouter:
         if (session_id is not None) + (avatar_id is not None) + (render_id is not None) != 1:
             raise ValueError("give exactly one of session_id, avatar_id and render_id")
         if session_id is not None:
-            topic = "session:" + id_text(session_id)
+            topic = "session:" + id_text(session_id, "session_id")
         elif avatar_id is not None:
             topic = "avatar:" + id_text(avatar_id)
         else:
-            topic = "render:" + id_text(cast("UUID | str", render_id))
+            topic = "render:" + id_text(cast("UUID | str", render_id), "render_id")
         return Reader(self._inbox, topic, after=after)
 
     def _routed(self, record: SessionRecord, *, url: str | None = None) -> RoutedSession:
