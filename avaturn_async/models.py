@@ -50,6 +50,13 @@ class OpenEnum(StrEnum):
         member._value_ = value
         return member
 
+    def __reduce_ex__(self, _: Any) -> tuple[Any, ...]:
+        # Python 3.11.2 goes by the name, and knows no name from the future.
+        return type(self), (self.value,)
+
+    def __deepcopy__(self, _: Any) -> Self:
+        return self
+
 
 class ScanStatus(OpenEnum):
     """How far an avatar is."""

@@ -113,6 +113,23 @@ async def test_a_router_that_was_never_entered_handles_too_and_leaves_no_task() 
     seen.assert_awaited_once()
 
 
+@virtual
+async def test_a_handler_that_nothing_is_known_of_but_that_it_is_async_is_taken() -> None:
+    class Bare:
+        __signature__ = "none"
+        seen: Event | None = None
+
+        async def __call__(self, event: AvatarReady, _: RoutedSession | None) -> None:
+            self.seen = event
+
+    handler = Bare()
+    async with router_on() as router:
+        router.on(AvatarReady)(handler)
+        await publish(router, avatar_ready(1))
+        await asyncio.sleep(1)
+    assert handler.seen == avatar_ready(1)
+
+
 def test_handlers_can_be_registered_without_a_loop() -> None:
     router = SessionRouter()
 

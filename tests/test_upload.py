@@ -403,9 +403,8 @@ async def raw_server(
     handle: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]], port: int = 0
 ) -> AsyncIterator[str]:
     async def serve_one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError):
+        with contextlib.suppress(ConnectionError, EOFError), contextlib.closing(writer):
             await handle(reader, writer)
-        writer.close()
 
     server = await asyncio.start_server(serve_one, "127.0.0.1", port, limit=1 << 16)
     yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/up"

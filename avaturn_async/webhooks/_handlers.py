@@ -112,7 +112,12 @@ def _checked_name(function: Any, parameters: tuple[str, ...]) -> str:
     if not any(map(inspect.iscoroutinefunction, (function, getattr(function, "__call__", None)))):  # noqa: B004
         raise ValueError(f"a handler must be an async function, which {name} is not")
     try:
-        inspect.signature(function).bind(*parameters)
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        # Nothing says what it takes, such as of a mock on Python 3.11.2.
+        return f"{named.__module__}.{name}"
+    try:
+        signature.bind(*parameters)
     except TypeError:
         raise ValueError(f"a handler is called with ({', '.join(parameters)}): {name} takes others") from None
     return f"{named.__module__}.{name}"
