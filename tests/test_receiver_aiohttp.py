@@ -139,12 +139,16 @@ async def test_a_body_that_does_not_come_is_a_408_and_the_end_of_the_connection(
     ("headers", "body"),
     [("Content-Length: 101", b""), ("Transfer-Encoding: chunked", b"65\r\n" + b"x" * 101 + b"\r\n")],
 )
+@pytest.mark.parametrize("together", [False, True])
 async def test_a_body_that_is_too_large_is_a_413_by_its_head_or_as_soon_as_it_is_seen(
-    headers: str, body: bytes
+    headers: str, body: bytes, *, together: bool
 ) -> None:
     made = receiver(max_body=100)
     async with served(made, lingering_time=SHORT) as server, wire(server) as line:
-        answer = await line.ask(head(headers), body)
+        if together:
+            answer = await line.ask(head(headers) + body + b"0\r\n\r\n")
+        else:
+            answer = await line.ask(head(headers), body)
         assert answer.startswith("HTTP/1.1 413 ")
         assert await line.ends()
 
@@ -348,3 +352,13 @@ async def test_those_who_come_while_the_router_is_closing_are_told_to_come_again
         await closing
         async with http.post(url(server), data=BODY, headers=SIGNED) as later:
             assert later.status == 503
+
+
+async def test_a_body_that_broke_before_anybody_looked_at_it_is_a_400() -> None:
+    payload = StreamReader(Mock(_reading_paused=False), 2**16, loop=asyncio.get_running_loop())
+    payload.feed_eof()
+    payload.set_exception(ConnectionResetError("gone"))
+    made = receiver()
+    response = await made.handle(make_mocked_request("POST", "/hook", headers=SIGNED, payload=payload))
+    assert response.status == 400
+    assert (made.outcomes["cut"], made.in_flight) == (1, 0)
