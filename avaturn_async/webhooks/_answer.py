@@ -1,6 +1,6 @@
 """An answer without a body, as an aiohttp response.
 
-aiohttp puts the head of each response together anew, which takes longer than to verify a webhook and to read
+aiohttp puts the head of each response together anew, which takes as long as to verify a webhook and to read
 it. But between two answers of one status, to which nobody added anything, nothing differs but the second.
 """
 
