@@ -30,8 +30,9 @@ from avaturn_async import (
     StoreError,
     TaskStatus,
 )
+from avaturn_async.webhooks import SharedSecret, WebhookReceiver, WebhookRequest
 from avaturn_async.webhooks.confirmation import ConfirmByApi
-from avaturn_async.webhooks.events import Event, ExportReady, RenderReady
+from avaturn_async.webhooks.events import Event, ExportReady, RenderReady, event_body, parse_event
 from avaturn_async.webhooks.router import SessionRouter
 from avaturn_async.webhooks.stores import EventStore
 from avaturn_async.webhooks.stores.memory import MemoryStore
@@ -114,6 +115,22 @@ async def test_an_export_has_the_url_that_the_api_says() -> None:
     assert (event.user_id, event.status, event.export_url) == (ANNA, TaskStatus.READY, URL)
     assert "forged" not in str(event.raw)
     assert scene.api.calls == [EXPORT_1]
+
+
+@virtual
+async def test_what_is_kept_is_what_was_confirmed_and_not_what_was_posted() -> None:
+    store = MemoryStore()
+    scene = await Scene(store).open()
+    secret = SharedSecret("hush-0123456789abcdef", header="X-Key")
+    receiver = WebhookReceiver(scene.router, verifier=secret, confirm=scene.confirm)
+    body = event_body(export_ready(1, user_id=BERT, export_url=FORGED))
+    headers = [(name.encode(), value.encode()) for name, value in secret.sign(body).items()]
+    assert (await receiver.receive(WebhookRequest(method="POST", headers=headers, body=body))).status == 200
+    # Another process, or this one in an hour, knows nothing but the body.
+    [kept] = await store.read(f"avatar:{avatar_id(1)}")
+    event = parse_event(kept.body)
+    assert isinstance(event, ExportReady)
+    assert (event.user_id, event.export_url) == (ANNA, URL)
 
 
 @virtual

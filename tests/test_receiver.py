@@ -231,6 +231,20 @@ async def test_an_unknown_event_that_anybody_could_have_sent_reaches_nobody(
     await made.router.close()
 
 
+async def test_a_type_of_the_future_is_no_drift(caplog: pytest.LogCaptureFixture) -> None:
+    assert (await receiver().receive(request(b'{"event": "user.gone"}'))).status == 200
+    assert caplog.text == ""
+
+
+async def test_what_a_confirmation_makes_of_an_event_is_what_drifts(caplog: pytest.LogCaptureFixture) -> None:
+    other = UnknownEvent(
+        event="avatar.ready", problems=("missing $.avatar_id",), raw={"event": "avatar.ready"}
+    )
+    made = WebhookReceiver(SessionRouter(), verifier=SIGNATURE, confirm=Confirm(other))
+    assert (await made.receive(request(BODY))).status == 200
+    assert "missing $.avatar_id" in caplog.text
+
+
 async def test_drift_is_kept_and_logged_without_what_was_posted(caplog: pytest.LogCaptureFixture) -> None:
     made = receiver()
     drifted = b'{"event": "export.ready", "avatar_id": "%s", "status": "hush"}' % AVATAR.encode()

@@ -25,7 +25,6 @@ from avaturn_async.webhooks._secrets import (
 )
 from avaturn_async.webhooks.request import WebhookRequest
 
-_BODY_ALONE = ((b"", "body"),)
 _MOST_SIGNATURES = 20
 _LONGEST_ID = 256
 
@@ -90,10 +89,9 @@ class HmacSha256:
         if self._timestamp_header is not None:
             value = single(request, self._timestamp_header)
             timestamp = timestamp_of(value, now=self._clock(), tolerance=self._tolerance)
-        if self._prefix:
-            if not given.startswith(self._prefix):
-                raise WebhookRejected("signature without its prefix")
-            given = given[len(self._prefix) :]
+        if not given.startswith(self._prefix):
+            raise WebhookRejected("signature without its prefix")
+        given = given[len(self._prefix) :]
         if self._hex:
             given = given.lower()
         found = False
@@ -121,11 +119,11 @@ class HmacSha256:
 
     def _signature(self, begun: hmac.HMAC, body: bytes, timestamp: bytes) -> bytes:
         mac = begun.copy()
-        if self._template == _BODY_ALONE:
-            mac.update(body)
-        else:
-            values = {"body": body, "timestamp": timestamp, "": b""}
-            mac.update(b"".join(text + values[name] for text, name in self._template))
+        for text, name in self._template:
+            if text:
+                mac.update(text)
+            if name:
+                mac.update(body if name == "body" else timestamp)
         return mac.hexdigest().encode() if self._hex else base64.b64encode(mac.digest())
 
 

@@ -43,6 +43,10 @@ class _NotJsonError(Exception):
     """An authentic webhook whose content type is another."""
 
 
+class _SeenError(Exception):
+    """An event that is stored already, so that the API is not asked about it again."""
+
+
 class _RefutedError(Exception):
     """An authentic event that the API does not know of."""
 
@@ -52,6 +56,7 @@ _FAILURES: tuple[tuple[type[Exception], str], ...] = (
     (WebhookRejected, "not_authentic"),
     (_NotJsonError, "not_json"),
     (WebhookPayloadError, "not_an_event"),
+    (_SeenError, "duplicate"),
     (_RefutedError, "refuted"),
     (RouterClosedError, "closing"),
     (StoreFullError, "store_full"),
@@ -164,12 +169,13 @@ class WebhookReceiver:
         reason = ""
         try:
             event, key = self._read(request)
-            if self._confirm is None:
-                is_new = await self.router.publish(event, key=key, body=request.body)
-                outcome = "stored" if is_new else "duplicate"
-            else:
-                outcome = await self._confirmed(event, key, request.body, self._confirm)
-            if outcome == "stored" and isinstance(event, UnknownEvent):
+            body = request.body
+            if self._confirm is not None:
+                posted, event = event, await self._believed(event, key, self._confirm)
+                body = body if event is posted else event_body(event)
+            is_new = await self.router.publish(event, key=key, body=body)
+            outcome = "stored" if is_new else "duplicate"
+            if is_new and isinstance(event, UnknownEvent) and event.problems:
                 self._note_drift(event, request)
         except Exception as error:  # noqa: BLE001 - a mistake in a verifier or store must not be a 500
             outcome, reason = _failure(error)
@@ -184,27 +190,22 @@ class WebhookReceiver:
         key = f"id:{id_}" if id_ is not None else f"sha256:{hashlib.sha256(body).hexdigest()}"
         return parse_event(body), key
 
-    async def _confirmed(self, event: Event, key: str, body: bytes, confirm: Confirmation) -> str:
-        """How an event ends about which the API has the last word."""
+    async def _believed(self, event: Event, key: str, confirm: Confirmation) -> Event:
+        """The event of which the API, if it can be asked, has said that it is so."""
         if await self.router.seen(key):
-            return "duplicate"
-        believed = await self._believed(event, confirm)
+            raise _SeenError
+        if not isinstance(event, UnknownEvent):
+            believed = await confirm.check(event)
+        else:
+            # There is nothing that one could ask about it: a secret is enough, and nothing at all is not.
+            believed = None if believes_anybody(self._verifier) else event
         if believed is None:
             raise _RefutedError("not confirmed")
-        if believed is not event:
-            body = event_body(believed)
-        return "stored" if await self.router.publish(believed, key=key, body=body) else "duplicate"
+        return believed
 
     def _note_drift(self, event: UnknownEvent, request: WebhookRequest) -> None:
-        if event.problems:
-            what, why, length = "webhook of another shape", "; ".join(event.problems), len(request.body)
-            self._outcomes.note("drift", what, why, peer=request.peer, length=length)
-
-    async def _believed(self, event: Event, confirm: Confirmation) -> Event | None:
-        if not isinstance(event, UnknownEvent):
-            return await confirm.check(event)
-        # There is nothing that one could ask about it: a secret is enough, and nothing at all is not.
-        return None if believes_anybody(self._verifier) else event
+        what, why, length = "webhook of another shape", "; ".join(event.problems), len(request.body)
+        self._outcomes.note("drift", what, why, peer=request.peer, length=length)
 
     # The adapters: a line each, so that this file knows no framework until one is used.
 
