@@ -40,7 +40,7 @@ def uuid_of(text: Any) -> UUID:
             id_: UUID = made
             return id_
     shown = repr(text[:60]) if isinstance(text, str) else type(text).__name__
-    raise ValueError(f"not a UUID in canonical form: {shown}")
+    raise ValueError(f"not a UUID in canonical form, 8-4-4-4-12 hexadecimal digits: {shown}")
 
 
 def uuids_of(texts: Sequence[Any]) -> list[UUID]:
@@ -94,7 +94,7 @@ def as_uuid(value: UUID | str, name: str = "avatar_id") -> UUID:
         return uuid_of(str(value))
     except ValueError as error:
         reason = str(error)
-    raise ValueError(f"{name} must be a UUID as 8-4-4-4-12 hexadecimal digits: {reason}")
+    raise ValueError(f"{name} is {reason}")
 
 
 def id_text(value: UUID | str, name: str = "avatar_id") -> str:

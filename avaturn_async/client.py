@@ -201,7 +201,7 @@ class AvaturnClient(FileClient):
         self, avatar_id: UUID | str, *, timeout: float | None = None
     ) -> Customization:
         """Get Customization. Undefined for an uploaded avatar that was not yet customized or opened."""
-        path = f"/api/v1/avatars/{id_text(avatar_id, 'avatar_id')}/customization"
+        path = f"/api/v1/avatars/{id_text(avatar_id)}/customization"
         return await self._transport.call(Customization, "GET", path, timeout=timeout)
 
     async def set_customization(
@@ -213,14 +213,14 @@ class AvaturnClient(FileClient):
             ConflictError: An asset is in a slot that it does not belong to.
             GoneError: One or more assets are gone.
         """
-        path = f"/api/v1/avatars/{id_text(avatar_id, 'avatar_id')}/customization"
+        path = f"/api/v1/avatars/{id_text(avatar_id)}/customization"
         await self._transport.send("PUT", path, body=customization_body(customization), timeout=timeout)
 
     async def delete_user_avatar(
         self, user_id: str, avatar_id: UUID | str, *, timeout: float | None = None
     ) -> None:
         """Delete User Avatar: one avatar with its cached exports."""
-        path = f"/api/v1/users/{user_segment(user_id)}/avatars/{id_text(avatar_id, 'avatar_id')}"
+        path = f"/api/v1/users/{user_segment(user_id)}/avatars/{id_text(avatar_id)}"
         await self._transport.send("DELETE", path, timeout=timeout)
 
     async def render_user_avatar(
@@ -248,7 +248,7 @@ class AvaturnClient(FileClient):
 
     async def create_export(self, avatar_id: UUID | str, *, timeout: float | None = None) -> Export:
         """Create Export: the avatar as GLB. Repeat the call until it is ready: see ``wait_for_export``."""
-        query = f"avatar_id={id_text(avatar_id, 'avatar_id')}"
+        query = f"avatar_id={id_text(avatar_id)}"
         return await self._transport.call(
             Export, "POST", "/api/v1/exports/new", query=query, timeout=timeout, repeatable=True
         )

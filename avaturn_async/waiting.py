@@ -191,9 +191,7 @@ async def export_avatar(
     """
     from avaturn_async._files import target_of  # noqa: PLC0415 - many a backend never carries a file
 
-    async with deadline_of(
-        timeout, f"the export of avatar {as_uuid(avatar_id, 'avatar_id')} was not on disk"
-    ):
+    async with deadline_of(timeout, f"the export of avatar {as_uuid(avatar_id)} was not on disk"):
         # Looked at again when the file comes; here so that nobody waits minutes to hear of a typing error.
         target_of(destination, "avatar.glb")
         export = await wait_for_export(client, avatar_id, timeout=timeout, router=router, poll=poll)

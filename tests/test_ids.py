@@ -48,7 +48,7 @@ def check_for_url(text: str) -> None:
     try:
         expected = str(uuid_of(text))
     except ValueError as error:
-        with pytest.raises(ValueError, match=f"^avatar_id must be.*{re.escape(str(error))}$"):
+        with pytest.raises(ValueError, match=f"^avatar_id is {re.escape(str(error))}$"):
             id_text(text)
     else:
         assert id_text(text) == id_text(UUID(text)) == expected

@@ -398,6 +398,16 @@ def test_two_tasks_that_wait_in_one_iteration_get_one_event_each(make: Callable[
     wait()
 
 
+@virtual
+async def test_any_kind_of_number_is_a_timeout() -> None:
+    class Seconds(float):
+        pass
+
+    for timeout in (1, 0.5, Seconds(1)):
+        with pytest.raises(AvaturnTimeoutError):
+            await SessionRouter().wait_for(AvatarReady, avatar_id=avatar_id(1), timeout=timeout)
+
+
 @pytest.mark.parametrize("store", ["events.db", MemoryStore, object()])
 def test_a_store_that_is_none_is_refused_at_once(store: Any) -> None:
     with pytest.raises(TypeError, match="store must be a store such as"):

@@ -213,9 +213,11 @@ class Reader(AsyncIterator[Event]):
             AvaturnTimeoutError: There was none in time.
             RouterClosedError: The router was closed.
         """
-        if type(timeout) not in (int, float):
-            raise TypeError(f"timeout must be a number of seconds, not {timeout!r}")
-        if math.isnan(timeout):
+        try:
+            is_none = math.isnan(timeout)
+        except TypeError:
+            raise TypeError(f"timeout must be a number of seconds, not {timeout!r}") from None
+        if is_none:
             raise ValueError("timeout must be a number of seconds, not NaN")
         if timeout <= 0:
             self._inbox.check_open()

@@ -106,8 +106,7 @@ class MemoryStore:
             if twin.expires > now:
                 return 0
             self._drop(twin, now)
-        if not self._log.has_room(len(arrival.body)):
-            self._make_room(len(arrival.body), now)
+        self._make_room(len(arrival.body), now)
         event = self._keep(arrival, now)
         appeared = stored(event, event.cursor)
         topics: dict[str, StoredEvent | None] = dict.fromkeys(event.subjects, appeared)
