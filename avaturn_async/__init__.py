@@ -1,12 +1,12 @@
 """Async Python SDK for the Avaturn API.
 
-``AvaturnClient`` issues the ten calls and gives frozen attrs objects. The webhooks, which bring the answers
-that come later, are in :mod:`avaturn_async.webhooks`; a server for tests is in :mod:`avaturn_async.testing`.
+``AvaturnClient`` makes the ten calls and returns frozen attrs objects. Results that come later arrive as webhooks, in
+:mod:`avaturn_async.webhooks`. :mod:`avaturn_async.testing` has a server for tests.
 """
 
-from avaturn_async._polling import PollPolicy
 from avaturn_async._retry import RetryPolicy
 from avaturn_async._version import __version__
+from avaturn_async.browser_export import BrowserExport, accept_browser_export
 from avaturn_async.client import AvaturnClient
 from avaturn_async.errors import (
     AuthenticationError,
@@ -16,6 +16,7 @@ from avaturn_async.errors import (
     AvaturnStatusError,
     AvaturnTimeoutError,
     BadRequestError,
+    BrowserExportError,
     ClientClosedError,
     ConflictError,
     GoneError,
@@ -55,10 +56,12 @@ from avaturn_async.models import (
     User,
 )
 from avaturn_async.waiting import (
+    PollPolicy,
     create_avatar,
     export_avatar,
     wait_for_avatar,
     wait_for_export,
+    wait_for_new_avatar,
     wait_for_render,
 )
 
@@ -76,6 +79,8 @@ __all__ = [
     "BadRequestError",
     "BodyType",
     "BoneScale",
+    "BrowserExport",
+    "BrowserExportError",
     "ClientClosedError",
     "ConflictError",
     "Create",
@@ -109,9 +114,11 @@ __all__ = [
     "WebhookPayloadError",
     "WebhookRejected",
     "__version__",
+    "accept_browser_export",
     "create_avatar",
     "export_avatar",
     "wait_for_avatar",
     "wait_for_export",
+    "wait_for_new_avatar",
     "wait_for_render",
 ]

@@ -1,10 +1,10 @@
-"""``python -m avaturn_async``: webhooks at the command line; ``--help`` says what there is."""
+"""Run the command line: ``python -m avaturn_async --help`` lists the commands."""
 
 from __future__ import annotations
 
 import sys
 
-from avaturn_async._cli import main
+from avaturn_async.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,86 +1,118 @@
-"""When a request is sent again, and after how long: a policy and two pure functions."""
+"""When a failed attempt is made again, and after how long. Calls and transfers share this code."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC
 from email.utils import parsedate_to_datetime
-from typing import Any
 
 from attrs import Attribute, field, frozen
 
-from avaturn_async._arguments import seconds_from_zero
+from avaturn_async._validation import validate_count, validate_seconds_field
+from avaturn_async.errors import AvaturnError
 
-# Past ten digits nobody means seconds any more; RFC 9110 knows whole ones, some servers send fractions.
+# RFC 9110 10.2.3 has whole seconds; some servers send fractions. More than ten digits are not a delay.
 _SECONDS = re.compile(r"[0-9]{1,10}(?:\.[0-9]{1,10})?")
 
 
-def _at_least_one(_: Any, attribute: Attribute[int], value: int) -> None:
-    if type(value) is not int or value < 1:
-        raise ValueError(f"{attribute.name} must be a whole number from 1 up, not {value!r}")
+def _validate_count_field(_: object, attribute: Attribute[int], value: int) -> None:
+    validate_count(attribute.name, value)
 
 
 @frozen(kw_only=True)
 class RetryPolicy:
-    """How often and how patiently a request is sent again.
+    """How often a request is sent again, and the pauses between its attempts.
 
-    The delay before the next attempt is drawn evenly between 0 and ``min(cap, base * 2 ** (attempt - 1))``
-    (exponential backoff with full jitter), unless the server names one in ``Retry-After``.
+    The delay before the next attempt is drawn evenly between 0 and ``min(cap, base * 2 ** (attempt - 1))`` (exponential
+    backoff with full jitter), unless the server names one in ``Retry-After``. A 429 without ``Retry-After`` pauses all
+    calls of the client; that delay is drawn from the upper half.
 
     Raises:
-        ValueError: A number makes no sense.
+        ValueError: A number is out of range.
     """
 
-    attempts: int = field(default=3, validator=_at_least_one)
-    """Attempts in all; 1 means that nothing is sent twice."""
-    base: float = field(default=0.5, validator=seconds_from_zero)
-    """Seconds that the first backoff takes at most."""
-    cap: float = field(default=8.0, validator=seconds_from_zero)
-    """Seconds that one backoff takes at most; a longer ``Retry-After`` is not sat out but raised at once."""
-    budget: float = field(default=30.0, validator=seconds_from_zero)
-    """Seconds that all waiting between the attempts of one request takes at most."""
+    attempts: int = field(default=3, validator=_validate_count_field)
+    """Attempts in all; 1 turns retries off."""
+    base: float = field(default=0.5, validator=validate_seconds_field)
+    """Upper bound of the first delay, in seconds."""
+    cap: float = field(default=8.0, validator=validate_seconds_field)
+    """Upper bound of one delay, in seconds. A longer ``Retry-After`` is raised at once."""
+    budget: float = field(default=30.0, validator=validate_seconds_field)
+    """Upper bound of all delays of one request together, in seconds."""
 
 
-def next_delay(
-    policy: RetryPolicy,
-    *,
-    attempt: int,
-    waited: float,
-    retry_after: float | None,
-    random: Callable[[], float],
-) -> float | None:
-    """Seconds until the next attempt, or None when there is to be none.
+@frozen
+class FailedAttempt:
+    """An attempt that failed."""
+
+    error: AvaturnError
+    """The error to raise when this was the last attempt."""
+    retryable: bool
+    """Whether another attempt is safe and could succeed."""
+    retry_after: float | None = None
+    """Seconds that the server asked to wait."""
+    had_no_effect: bool = False
+    """Whether the request provably changed nothing: it was not sent, or was refused with a 429."""
+
+
+class RetryState:
+    """Counts the attempts of one request and sleeps between them.
 
     Args:
         policy: The policy.
-        attempt: Attempts made so far, at least 1.
-        waited: Seconds spent waiting so far.
-        retry_after: Seconds that the server asked for, if it did.
-        random: Gives a number from 0 up to 1.
+        sleep: Sleeps a number of seconds.
+        random: Returns a number from 0 up to 1.
     """
-    if attempt >= policy.attempts:
-        return None
-    if retry_after is None:
-        # 2.0 ** 1024 would overflow; cap is reached long before 60 doublings.
-        delay = random() * min(policy.cap, policy.base * 2.0 ** min(attempt - 1, 60))
-    elif retry_after > policy.cap:
-        return None
-    else:
-        delay = retry_after
-    return delay if waited + delay <= policy.budget else None
+
+    def __init__(
+        self, policy: RetryPolicy, *, sleep: Callable[[float], Awaitable[None]], random: Callable[[], float]
+    ) -> None:
+        self._policy = policy
+        self._sleep = sleep
+        self._random = random
+        self.attempt: int = 1
+        """Number of the current attempt."""
+        self._waited = 0.0
+
+    async def sleep_or_raise(self, failed: FailedAttempt, *, delay: float | None = None) -> None:
+        """Sleep until the next attempt, or raise the error when there is no further attempt.
+
+        Args:
+            failed: The failed attempt.
+            delay: Seconds to sleep in place of the backoff.
+        """
+        if delay is None:
+            delay = failed.retry_after
+        if delay is None:
+            delay = self._random() * get_backoff(self._policy, self.attempt)
+        if (
+            not failed.retryable
+            or self.attempt >= self._policy.attempts
+            or delay > self._policy.cap
+            or self._waited + delay > self._policy.budget
+        ):
+            raise failed.error
+        await self._sleep(delay)
+        self._waited += delay
+        self.attempt += 1
+
+
+def get_backoff(policy: RetryPolicy, attempt: int) -> float:
+    """Return the upper bound of the delay after a number of attempts, in seconds."""
+    # 2.0 ** 1024 overflows; the cap is reached long before 60 doublings.
+    return min(policy.cap, policy.base * 2.0 ** min(attempt - 1, 60))
 
 
 def parse_retry_after(value: str | None, now: float) -> float | None:
-    """Seconds that a ``Retry-After`` header asks for, or None when it asks for nothing that makes sense.
+    """Return the seconds that a ``Retry-After`` header asks for, or None if it is absent or invalid.
 
     Args:
-        value: The header: seconds, or an HTTP date.
-        now: The time, in seconds since the epoch.
+        value: The header: seconds or an HTTP date.
+        now: The current time, in seconds since the epoch.
     """
     if value is None:
         return None
-    value = value.strip()
     if _SECONDS.fullmatch(value):
         return float(value)
     try:

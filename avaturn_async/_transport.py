@@ -1,20 +1,23 @@
-"""One request: URL, token, timeout, retry, and a status or a broken connection turned into our errors.
+"""One API request: URL, headers, attempt, status, retry; failures become errors of the SDK.
 
-Errors are raised outside of ``except`` blocks: aiohttp's exceptions hold the request with its headers, and
-one that is chained to ours would carry the token into every traceback.
+Errors are raised outside of ``except`` blocks: aiohttp's exceptions hold the request with its headers, and a chained
+one would carry the token into every traceback.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import json
 import logging
 import random as random_module
 import re
+import ssl as ssl_module
 import time
+import urllib.request
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import aiohttp
 from aiohttp import hdrs
@@ -23,22 +26,35 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from avaturn_async import errors
-from avaturn_async._arguments import checked_timeout
-from avaturn_async._retry import RetryPolicy, next_delay, parse_retry_after
-from avaturn_async._structure import loads, structure
+from avaturn_async._converter import loads, structure
+from avaturn_async._retry import FailedAttempt, RetryPolicy, RetryState, parse_retry_after
+from avaturn_async._throttle import Throttle
+from avaturn_async._validation import (
+    get_kind,
+    is_other_loop,
+    validate_count,
+    validate_proxy,
+    validate_timeout,
+    validate_type,
+)
 from avaturn_async._version import __version__
 
 logger = logging.getLogger("avaturn_async.transport")
 
 T = TypeVar("T")
+HttpOption: TypeAlias = aiohttp.ClientSession | Callable[[], aiohttp.ClientSession]
+"""A ClientSession of the caller, or a function that returns one inside the running loop."""
+SSLOption: TypeAlias = ssl_module.SSLContext | aiohttp.Fingerprint | bool
+"""What aiohttp accepts as ``ssl=``."""
 
-# Left to itself aiohttp calls an empty body application/octet-stream.
-_NO_GUESS = frozenset({"Content-Type"})
-_LONGEST_WORDS = 200
-_MOST_PROBLEMS = 20
-_REPEATABLE = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
-_PASSING = frozenset({429, 502, 503, 504})
-_BACK_LATER = frozenset({429, 503})
+DEFAULT_MAX_CONCURRENCY = 100
+"""Calls at once of a client that has its own ClientSession; aiohttp's own limit of connections."""
+IDEMPOTENT_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
+RETRYABLE_STATUSES = frozenset({429, 502, 503, 504})
+# aiohttp sends an empty body as application/octet-stream otherwise.
+_SKIP_AUTO_HEADERS = frozenset({"Content-Type"})
+_MAX_BODY_EXCERPT = 200
+_MAX_PROBLEMS = 20
 _STATUS_ERRORS: dict[int, type[errors.AvaturnStatusError]] = {
     400: errors.BadRequestError,
     401: errors.AuthenticationError,
@@ -49,43 +65,86 @@ _STATUS_ERRORS: dict[int, type[errors.AvaturnStatusError]] = {
     422: errors.RequestValidationError,
     429: errors.RateLimitError,
 }
-# What precedes the host of a URL and what follows its path can be a credential; a JSON encoder may have
-# escaped the slashes. A URL without either matches, too: so no part of a long text is looked through twice.
-_URL = re.compile(
-    r"(https?:(?:\\?/){2})(?:[^\s\"'<>/?#]*@)?([^\s\"'<>?#]*)(?:[?#][^\s\"'<>]*)?", re.IGNORECASE
-)
+# The user part and the query of a URL can be credentials. A JSON encoder may have escaped the slashes. URLs without
+# either match, too, so that the search is linear in the length of the text.
+_URL = re.compile(r"(https?:(?:\\?/){2})(?:[^\s\"'<>/?#]*@)?([^\s\"'<>?#]*)(?:[?#][^\s\"'<>]*)?", re.IGNORECASE)
 
 
-@frozen
-class _Failure:
-    """An attempt that failed."""
-
-    error: errors.AvaturnError
-    unsent: bool = False
-    """The request provably never left: there was no connection."""
-    hopeless: bool = False
-    """It would fail again."""
-
-
-class _DroppedError(aiohttp.ClientConnectionError):
+class _ConnectionLostError(aiohttp.ClientConnectionError):
     """The connection broke; the argument says how."""
 
 
-async def _send_once(
-    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
-) -> aiohttp.ClientResponse:
-    """Keep aiohttp from sending an idempotent request again by itself: attempts are counted here."""
+async def _send_once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+    """Keep aiohttp from repeating an idempotent request on its own, since the retry policy counts attempts."""
     try:
         return await handler(request)
     except aiohttp.ClientConnectorError:
         raise
     except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
         reason = f"{type(error).__name__}: {error}"
-    raise _DroppedError(reason)
+    raise _ConnectionLostError(reason)
+
+
+def make_failed_attempt(error: errors.AvaturnError, cause: Exception, *, idempotent: bool) -> FailedAttempt:
+    """Return the failed attempt for what aiohttp raised; ``error`` is raised if there is no further attempt."""
+    not_sent = isinstance(cause, aiohttp.ClientConnectorError)
+    # A certificate that is invalid now is invalid in a second, too.
+    permanent = isinstance(cause, aiohttp.ClientConnectorCertificateError)
+    return FailedAttempt(error, retryable=(idempotent or not_sent) and not permanent, had_no_effect=not_sent)
+
+
+def find_proxy(url: URL, proxy: str | URL | None, *, trust_env: bool) -> URL | None:
+    """Return the proxy for a URL: the given one, or with ``trust_env`` the one of the environment.
+
+    The environment is read here and not by aiohttp, which would read ``~/.netrc`` as well and then refuse the token.
+    """
+    if proxy is not None:
+        return URL(proxy)
+    if not trust_env or urllib.request.proxy_bypass(url.host or ""):
+        return None
+    found = urllib.request.getproxies().get(url.scheme)
+    if not found:
+        return None
+    return URL(found if "://" in found else f"http://{found}")  # "host:3128" is usual, too
+
+
+def _validate_http(http: Any) -> None:
+    """Refuse what is neither a ClientSession nor a function that can return one.
+
+    Raises:
+        TypeError: ``http`` is something else.
+        ValueError: The ClientSession has credentials of its own.
+    """
+    if http is None:
+        return
+    is_function = callable(http) and not isinstance(http, type) and not inspect.iscoroutinefunction(http)
+    if not (isinstance(http, aiohttp.ClientSession) or is_function):
+        raise TypeError(f"http must be a ClientSession, or a plain function that returns one, not {get_kind(http)}")
+    # aiohttp 4 has no ClientSession.auth.
+    if getattr(http, "auth", None) is not None:
+        raise ValueError("the ClientSession given as http= has auth= of its own: give one without")
+
+
+@frozen
+class _LoopState:
+    """What belongs to one event loop."""
+
+    loop: asyncio.AbstractEventLoop
+    session: aiohttp.ClientSession
+    throttle: Throttle
 
 
 class Transport:
-    """Sends requests to one origin with one token."""
+    """Sends requests to one origin with one token.
+
+    The parameters are those of ``AvaturnClient``, and these:
+
+    Args:
+        sleep: Sleeps a number of seconds.
+        random: Returns a number from 0 up to 1.
+        clock: Returns seconds since the epoch.
+        monotonic: Returns the seconds of a clock that never goes back. Default: that of the event loop.
+    """
 
     def __init__(
         self,
@@ -94,86 +153,158 @@ class Transport:
         base_url: URL,
         timeout: float,
         retry: RetryPolicy,
-        http: aiohttp.ClientSession | None = None,
+        http: HttpOption | None = None,
         trace_configs: Sequence[aiohttp.TraceConfig] = (),
+        max_concurrency: int | None = None,
+        proxy: str | URL | None = None,
+        trust_env: bool = False,
+        ssl: SSLOption | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         random: Callable[[], float] = random_module.random,
         clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] | None = None,
     ) -> None:
+        if max_concurrency is not None:
+            validate_count("max_concurrency", max_concurrency)
+        _validate_http(http)
+        validate_type("retry", retry, RetryPolicy, ": give RetryPolicy(attempts=3), for example")
+        if not isinstance(ssl, ssl_module.SSLContext | aiohttp.Fingerprint | bool | None):
+            raise TypeError(f"ssl must be an SSLContext, a Fingerprint or a bool, not {type(ssl).__name__}")
+        validate_proxy(proxy)
         self.base_url = base_url
+        self.closed = False
         self._base = str(base_url).rstrip("/")
         self._token = token
-        self._of_all = {
-            hdrs.AUTHORIZATION: f"Bearer {token}",
-            hdrs.ACCEPT: "application/json",
-            hdrs.USER_AGENT: f"avaturn_async/{__version__}",
-        }
-        # A ClientSession of ours has these, one that was given must not. They are in aiohttp's own kind of
-        # mapping, which it need not make anew for each request.
-        self._headers = CIMultiDict({} if http is None else self._of_all)
-        self._json_headers = CIMultiDict({**self._headers, hdrs.CONTENT_TYPE: "application/json"})
-        self._limit = aiohttp.ClientTimeout(total=checked_timeout(timeout))
+        self._timeout = aiohttp.ClientTimeout(total=validate_timeout(timeout))
         self._retry = retry
-        self._given = http
-        self._own: aiohttp.ClientSession | None = None
+        self._http = http
         self._trace_configs = list(trace_configs)
-        self.closed = False
+        self._max_concurrency = max_concurrency
+        self._proxy = proxy
+        self._trust_env = trust_env
+        self._ssl = ssl
         self._sleep = sleep
         self._random = random
         self._clock = clock
+        self._monotonic = monotonic
+        self._default_headers = CIMultiDict(
+            {
+                hdrs.AUTHORIZATION: f"Bearer {token}",
+                hdrs.ACCEPT: "application/json",
+                hdrs.USER_AGENT: f"avaturn_async/{__version__}",
+            }
+        )
+        # A ClientSession of ours has the default headers; they never go into one of the caller.
+        self._headers = CIMultiDict(self._default_headers if http is not None else {})
+        self._json_headers = CIMultiDict({**self._headers, hdrs.CONTENT_TYPE: "application/json"})
+        # Options of each request, for a ClientSession of the caller only.
+        self._request_options: dict[str, Any] = {}
+        if http is not None:
+            if proxy is not None or trust_env:
+                self._request_options["proxy"] = find_proxy(base_url, proxy, trust_env=trust_env)
+            if ssl is not None:
+                self._request_options["ssl"] = ssl
+        self._state: _LoopState | None = None
 
-    async def close(self) -> None:
-        """Close the ClientSession, if it is ours."""
-        self.closed = True
-        if self._own is not None:
-            await self._own.close()
+    async def ready(self) -> _LoopState:
+        """Return the state of the running loop. It is made at first use, and anew after the loop has ended.
 
-    def session(self) -> aiohttp.ClientSession:
-        """The ClientSession to send with, made at first use so that it belongs to the running loop."""
+        Raises:
+            ClientClosedError: The client, or the ClientSession of the caller, is closed.
+            AvaturnError: The client is in use in another running loop.
+        """
         if self.closed:
             raise errors.ClientClosedError("this AvaturnClient is closed: make a new one")
-        if self._given is not None:
-            if self._given.closed:
-                raise errors.ClientClosedError("the ClientSession given as http= is closed")
-            return self._given
-        if self._own is None:
-            self._own = aiohttp.ClientSession(
-                headers=self._of_all,
+        state = self._state
+        if state is not None and is_other_loop(state.loop):
+            self._state = None
+            await self._close_session(state)
+            state = self._state
+        if state is None:
+            state = self._state = self._make_state()
+        if state.session.closed:
+            raise errors.ClientClosedError("the ClientSession given as http= is closed")
+        return state
+
+    def _make_state(self) -> _LoopState:
+        loop = asyncio.get_running_loop()
+        limit = self._max_concurrency
+        if self._http is not None:
+            session = self._http
+            if not isinstance(session, aiohttp.ClientSession):
+                session = session()
+                validate_type("the result of the function given as http=", session, aiohttp.ClientSession)
+            # A call waits for its slot here and not in the connector, where its timeout would run already.
+            connector = session.connector
+            limits = [limit, connector and connector.limit, connector and connector.limit_per_host]
+            limit = min((each for each in limits if each), default=DEFAULT_MAX_CONCURRENCY)
+        else:
+            session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0, ssl=True if self._ssl is None else self._ssl),
+                headers=self._default_headers,
                 cookie_jar=aiohttp.DummyCookieJar(),
                 trace_configs=self._trace_configs,
                 middlewares=(_send_once,),
+                proxy=find_proxy(self.base_url, self._proxy, trust_env=self._trust_env),
             )
-        return self._own
+        throttle = Throttle(
+            limit or DEFAULT_MAX_CONCURRENCY,
+            self._retry,
+            sleep=self._sleep,
+            random=self._random,
+            monotonic=self._monotonic or loop.time,
+        )
+        return _LoopState(loop, session, throttle)
+
+    async def close(self) -> None:
+        """Close the ClientSession, if it is ours.
+
+        Raises:
+            AvaturnError: The client is in use in another running loop.
+        """
+        if self._state is not None:
+            is_other_loop(self._state.loop)  # raises
+        self.closed = True
+        if self._state is not None:
+            await self._close_session(self._state)
+
+    async def _close_session(self, state: _LoopState) -> None:
+        if self._http is not None:
+            return
+        if state.loop is asyncio.get_running_loop():
+            await state.session.close()
+        else:
+            # The loop has ended, and its connections with it; the session must only not be reported as unclosed.
+            with contextlib.suppress(Exception):
+                await state.session.close()
 
     async def call(
         self,
-        answer: type[T],
+        model: type[T],
         method: str,
         path: str,
         *,
         query: str = "",
         body: bytes | None = None,
         timeout: float | None = None,
-        repeatable: bool | None = None,
+        idempotent: bool | None = None,
     ) -> T:
-        """Send a request and structure its JSON answer as ``answer``."""
-        content = await self.send(
-            method, path, query=query, body=body, timeout=timeout, repeatable=repeatable
-        )
-        return self.decode(content, answer, method, path)
+        """Send a request and return its JSON response as ``model``. Parameters are those of ``send``."""
+        content = await self.send(method, path, query=query, body=body, timeout=timeout, idempotent=idempotent)
+        return self.decode(content, model, method, path)
 
-    def decode(self, content: bytes, answer: type[T], method: str, path: str) -> T:
-        """The model in an answer's body.
+    def decode(self, content: bytes, model: type[T], method: str, path: str) -> T:
+        """Return the model in the body of a response.
 
         Raises:
-            AvaturnDecodeError: It is not JSON, or of another shape than documented.
+            AvaturnDecodeError: The body is not JSON, or does not have the documented shape.
         """
         try:
             value = loads(content)
-            return value if answer is object else structure(value, answer)
+            return value if model is object else structure(value, model)
         except errors.AvaturnDecodeError as error:
             message, problems = error.args
-        raise errors.AvaturnDecodeError(f"{method} {path}: {message}", tuple(map(self.clean, problems)))
+        raise errors.AvaturnDecodeError(f"{method} {path}: {message}", tuple(map(self.redact, problems)))
 
     async def send(
         self,
@@ -183,118 +314,158 @@ class Transport:
         query: str = "",
         body: bytes | None = None,
         timeout: float | None = None,
-        repeatable: bool | None = None,
+        idempotent: bool | None = None,
     ) -> bytes:
-        """Send a request, again where that is safe, and give the body of its successful answer.
+        """Send a request, repeat it where that is safe, and return the body of its 2xx response.
 
         Args:
             method: HTTP method in capitals.
             path: Quoted path from the root of ``base_url``.
-            query: The query, quoted.
+            query: Quoted query string.
             body: JSON.
-            timeout: Seconds for one attempt, head and body together.
-            repeatable: Whether a request that may have arrived can be sent again; by default what the
-                method means in HTTP.
+            timeout: Seconds for one attempt, head and body together, from when it may use a connection.
+            idempotent: Whether a request that may have arrived can be repeated. Default: as HTTP defines the method.
         """
         url = URL(f"{self._base}{path}?{query}" if query else f"{self._base}{path}", encoded=True)
-        limit = self._limit if timeout is None else aiohttp.ClientTimeout(total=checked_timeout(timeout))
-        if repeatable is None:
-            repeatable = method in _REPEATABLE
-        waited = 0.0
-        attempt = 0
-        perhaps_done = False
+        limit = self._timeout if timeout is None else aiohttp.ClientTimeout(total=validate_timeout(timeout))
+        if idempotent is None:
+            idempotent = method in IDEMPOTENT_METHODS
+        retries = RetryState(self._retry, sleep=self._sleep, random=self._random)
+        may_have_succeeded = False
+        refused = False
         while True:
-            attempt += 1
-            result = await self._attempt(method, url, path, body, limit)
+            state = await self.ready()
+            throttle = state.throttle
+            began = await throttle.acquire(first=refused)
+            succeeded, delay = False, None
+            try:
+                if self.closed or state.session.closed:
+                    await self.ready()  # raises: it was closed while this call waited
+                result = await self._attempt(state.session, method, url, path, body, limit, idempotent=idempotent)
+                if isinstance(result, bytes) or not isinstance(result.error, errors.RateLimitError):
+                    refused, succeeded = False, True
+                else:
+                    refused = True
+                    # A Retry-After beyond the cap is raised below; other calls learn it from their own responses.
+                    if result.retry_after is None or result.retry_after <= self._retry.cap:
+                        delay = throttle.pause(began, result.retry_after)
+            finally:
+                throttle.release(succeeded=succeeded)
             if isinstance(result, bytes):
                 return result
-            error = result.error
-            if method == "DELETE" and perhaps_done and isinstance(error, errors.NotFoundError):
+            if method == "DELETE" and may_have_succeeded and isinstance(result.error, errors.NotFoundError):
                 return b""
-            delay = None
-            if _worth_repeating(result, repeatable=repeatable):
-                after = error.retry_after if isinstance(error, errors.AvaturnStatusError) else None
-                delay = next_delay(
-                    self._retry, attempt=attempt, waited=waited, retry_after=after, random=self._random
-                )
-            if delay is None:
-                raise error
-            perhaps_done = perhaps_done or not (result.unsent or isinstance(error, errors.RateLimitError))
-            logger.debug("attempt %d failed, the next in %.2f s: %s", attempt, delay, error)
-            await self._sleep(delay)
-            waited += delay
+            may_have_succeeded = may_have_succeeded or not result.had_no_effect
+            await retries.sleep_or_raise(result, delay=delay)
 
     async def _attempt(
-        self, method: str, url: URL, path: str, body: bytes | None, limit: aiohttp.ClientTimeout
-    ) -> bytes | _Failure:
-        session = self.session()
+        self,
+        session: aiohttp.ClientSession,
+        method: str,
+        url: URL,
+        path: str,
+        body: bytes | None,
+        limit: aiohttp.ClientTimeout,
+        *,
+        idempotent: bool,
+    ) -> bytes | FailedAttempt:
+        began = time.monotonic()
+        status = 0
         try:
-            response = await session.request(
-                method,
-                url,
-                data=body,
-                headers=self._headers if body is None else self._json_headers,
-                skip_auto_headers=_NO_GUESS if body is None and method != "GET" else None,
-                timeout=limit,
-                allow_redirects=False,
-                raise_for_status=False,
-                auto_decompress=True,
-            )
-            # This gives the connection back, or ends it, whatever comes.
+            response = await self._request(session, method, url, body, limit)
+            status = response.status
+            # This gives the connection back, or closes it, also after an error.
             content = await response.read()
-            if 200 <= response.status < 300:  # noqa: PLR2004 - the 2xx
-                return content
-            return _Failure(self._status_error(method, path, response, content))
+        except RuntimeError as cause:
+            if self._http is not None:
+                cause.add_note("Was the ClientSession given as http= made in another event loop? Give a function.")
+            raise
         except TimeoutError:
-            words = f"{method} {path}: no answer within {limit.total:g} s"
-            return _Failure(errors.AvaturnTimeoutError(words))
-        except (aiohttp.ClientError, OSError) as error:
-            unsent = isinstance(error, aiohttp.ClientConnectorError)
-            # A certificate that is wrong now is wrong in a second, too.
-            hopeless = isinstance(error, aiohttp.ClientConnectorCertificateError)
-            name = "" if isinstance(error, _DroppedError) else f"{type(error).__name__}: "
-            reason = self.clean(f"{name}{error}")
-        reason = " ".join(reason.split())
-        return _Failure(errors.AvaturnConnectionError(f"{method} {path}: {reason}"), unsent, hopeless)
+            error: errors.AvaturnError = errors.AvaturnTimeoutError(
+                f"{method} {path}: no response within {limit.total:g} s"
+            )
+            failed = FailedAttempt(error, retryable=idempotent)
+        except (aiohttp.ClientError, OSError) as cause:
+            name = "" if isinstance(cause, _ConnectionLostError) else f"{type(cause).__name__}: "
+            reason = self.redact(f"{name}{cause}")
+            error = errors.AvaturnConnectionError(f"{method} {path}: {reason}")
+            failed = make_failed_attempt(error, cause, idempotent=idempotent)
+        else:
+            elapsed = (time.monotonic() - began) * 1000
+            logger.debug("%s %s: %d in %.0f ms", method, path, status, elapsed)
+            if 200 <= status < 300:  # noqa: PLR2004 - the 2xx
+                return content
+            return self._get_failure(method, path, response, content, idempotent=idempotent)
+        logger.debug("%s in %.0f ms", error, (time.monotonic() - began) * 1000)
+        return failed
 
-    def _status_error(
-        self, method: str, path: str, response: aiohttp.ClientResponse, content: bytes
-    ) -> errors.AvaturnStatusError:
+    async def _request(
+        self, session: aiohttp.ClientSession, method: str, url: URL, body: bytes | None, limit: aiohttp.ClientTimeout
+    ) -> aiohttp.ClientResponse:
+        options: dict[str, Any] = {
+            "data": body,
+            "headers": self._headers if body is None else self._json_headers,
+            "skip_auto_headers": _SKIP_AUTO_HEADERS if body is None and method != "GET" else None,
+            "timeout": limit,
+            "allow_redirects": False,
+            "raise_for_status": False,
+            "auto_decompress": True,
+            **self._request_options,
+        }
+        try:
+            return await session.request(method, url, **options)
+        except aiohttp.ClientError:  # some are ValueErrors as well
+            raise
+        except ValueError:
+            # aiohttp sends nothing and refuses our header if the session has credentials of its own: those of auth=,
+            # or with trust_env those in ~/.netrc. A middleware runs later, so the token replaces them.
+            pass
+        options["headers"] = {name: value for name, value in options["headers"].items() if name != hdrs.AUTHORIZATION}
+        return await session.request(method, url, **options, middlewares=(self._set_token,))
+
+    async def _set_token(
+        self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        request.headers[hdrs.AUTHORIZATION] = f"Bearer {self._token}"
+        return await handler(request)
+
+    def _get_failure(
+        self, method: str, path: str, response: aiohttp.ClientResponse, content: bytes, *, idempotent: bool
+    ) -> FailedAttempt:
         status = response.status
-        kind = _STATUS_ERRORS.get(status)
-        if kind is None:
-            kind = errors.ServerError if status >= 500 else errors.AvaturnStatusError  # noqa: PLR2004 - the 5xx
+        error_class = _STATUS_ERRORS.get(status)
+        if error_class is None:
+            error_class = errors.ServerError if status >= 500 else errors.AvaturnStatusError  # noqa: PLR2004 - the 5xx
         request_id = response.headers.get("X-Request-Id")
-        return kind(
+        retry_after = parse_retry_after(response.headers.get("Retry-After"), self._clock())
+        error = error_class(
             status,
             method,
             path,
-            self.clean(content.decode(errors="replace")),
-            tuple(map(self.clean, _problems(content)[:_MOST_PROBLEMS])) if status == 422 else (),  # noqa: PLR2004
-            self.clean(request_id) if request_id else None,
-            parse_retry_after(response.headers.get("Retry-After"), self._clock()),
+            self.redact(content.decode(errors="replace")),
+            tuple(map(self.redact, _parse_problems(content))) if status == 422 else (),  # noqa: PLR2004
+            self.redact(request_id) if request_id else None,
+            retry_after,
         )
+        if status == 429:  # noqa: PLR2004
+            # The server refused the request, so that nothing can have happened (RFC 6585, 4).
+            return FailedAttempt(error, retryable=True, retry_after=retry_after, had_no_effect=True)
+        if idempotent:
+            return FailedAttempt(error, retryable=status in RETRYABLE_STATUSES, retry_after=retry_after)
+        retryable = status == 503 and retry_after is not None  # noqa: PLR2004
+        return FailedAttempt(error, retryable=retryable, retry_after=retry_after)
 
-    def clean(self, text: str) -> str:
-        """The text without the token, and without users and queries of URLs; cut at 200 characters."""
+    def redact(self, text: str) -> str:
+        """Return the text without the token and without users and queries of URLs, cut at 200 characters."""
         text = text.replace(self._token, "[token]")
-        return _URL.sub(r"\1\2", text)[:_LONGEST_WORDS]
+        return _URL.sub(r"\1\2", text)[:_MAX_BODY_EXCERPT]
 
 
-def _worth_repeating(failure: _Failure, *, repeatable: bool) -> bool:
-    error = failure.error
-    if isinstance(error, errors.AvaturnStatusError):
-        if repeatable:
-            return error.status in _PASSING
-        return error.status in _BACK_LATER and error.retry_after is not None
-    return (repeatable or failure.unsent) and not failure.hopeless
-
-
-def _problems(content: bytes) -> list[str]:
-    """The places in FastAPI's validation body, as ``body.user_id: field required``; none if it is another."""
+def _parse_problems(content: bytes) -> list[str]:
+    """Return the fields in FastAPI's validation body, as ``body.user_id: field required``."""
     found: list[str] = []
     with contextlib.suppress(ValueError, RecursionError, LookupError, TypeError):
-        for entry in json.loads(content)["detail"]:
+        for entry in json.loads(content)["detail"][:_MAX_PROBLEMS]:
             place = ".".join(map(str, entry["loc"]))
             found.append(f"{place}: {entry['msg']}")
     return found

@@ -3,9 +3,9 @@
 ::
 
     AvaturnError
-    ├── AvaturnConnectionError              no usable answer
+    ├── AvaturnConnectionError              no usable response
     │   └── AvaturnTimeoutError             also a TimeoutError
-    ├── AvaturnStatusError                  the server said no (itself for 3xx and other 4xx)
+    ├── AvaturnStatusError                  not a 2xx status (itself for 3xx and other 4xx)
     │   ├── BadRequestError                 400
     │   ├── AuthenticationError             401
     │   ├── PermissionDeniedError           403
@@ -15,23 +15,29 @@
     │   ├── RequestValidationError          422
     │   ├── RateLimitError                  429
     │   └── ServerError                     5xx
-    ├── AvaturnDecodeError                  an answer of another shape than documented
+    ├── AvaturnDecodeError                  the response does not have the documented shape
     ├── TaskFailedError                     an avatar, export or render ended as failed
-    ├── TransferError                       a photo or a file did not get across
-    ├── UnknownSessionError                 also a KeyError: nobody opened that session
+    ├── TransferError                       an upload or a download failed
+    ├── BrowserExportError                  what a page posted as its export is wrong or untrue
+    ├── UnknownSessionError                 also a KeyError: the session is unknown
     ├── ClientClosedError                   also a RuntimeError: the client was used after close()
-    ├── RouterClosedError                   the router was closed while something waited on it
-    ├── StoreError                          the event store could not do its work
+    ├── RouterClosedError                   the router was closed while a caller waited
+    ├── StoreError                          the event store is unavailable
     │   └── StoreFullError                  its bounds are reached
     └── WebhookError
         ├── WebhookRejected                 not authentic
         └── WebhookPayloadError             authentic, but not an event
 
-Wrong use by the caller (an empty id, a URL that is none) is a ``ValueError`` before anything is sent.
-All of them pickle: each hands its arguments, in order, to ``Exception``.
+Invalid arguments raise ``ValueError`` or ``TypeError`` before any request is sent.
+All errors can be pickled: each passes its arguments, in order, to ``Exception``.
 """
 
 from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, cast
+from uuid import UUID
 
 __all__ = [
     "AuthenticationError",
@@ -41,6 +47,7 @@ __all__ = [
     "AvaturnStatusError",
     "AvaturnTimeoutError",
     "BadRequestError",
+    "BrowserExportError",
     "ClientClosedError",
     "ConflictError",
     "GoneError",
@@ -61,24 +68,45 @@ __all__ = [
 ]
 
 
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
+# Line breaks of any kind become a space; other control characters, lone surrogates and marks that reorder text become
+# U+FFFD. Text of a server can otherwise forge log lines and control a terminal.
+_LINE_BREAKS = re.compile(r"[\t\n\x0b\x0c\r\x1c-\x1e\x85\u2028\u2029]+")
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+def replace_control_characters(text: str) -> str:
+    """Return the text in one line, with control, surrogate and text direction characters replaced."""
+    return _UNPRINTABLE.sub("\ufffd", _LINE_BREAKS.sub(" ", text))
+
+
+def _replace_in(value: Any) -> Any:
+    if isinstance(value, str):
+        return replace_control_characters(value)
+    if isinstance(value, tuple):
+        return tuple(map(_replace_in, cast("Sequence[Any]", value)))
+    return value
 
 
 class AvaturnError(Exception):
-    """Base of everything that the SDK raises of its own."""
+    """Base of all errors of the SDK. Its texts hold no control characters, whatever a server sent."""
+
+    avatar_id: UUID | None = None
+    """The avatar that the failed operation was about, from ``create_avatar`` and the ``wait_for_…`` functions."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*map(_replace_in, args))
 
 
 class AvaturnConnectionError(AvaturnError):
-    """No usable answer came: refused, reset, cut, or unreadable as HTTP."""
+    """No usable response arrived: refused, reset, interrupted, or not valid HTTP."""
 
 
 class AvaturnTimeoutError(AvaturnConnectionError, TimeoutError):
-    """The time given for one attempt, or for a wait, was over."""
+    """The timeout of an attempt, or of a wait, expired."""
 
 
 class AvaturnStatusError(AvaturnError):
-    """The server answered with a status that is not a success."""
+    """The server responded with a status other than 2xx."""
 
     status: int
     """HTTP status code."""
@@ -87,11 +115,11 @@ class AvaturnStatusError(AvaturnError):
     path: str
     """Path of the request, without its query."""
     body: str
-    """What the server said: at most 200 characters, without token and without queries of URLs."""
+    """Excerpt of the response's body: one line, at most 200 characters, without the token and queries of URLs."""
     problems: tuple[str, ...]
-    """The places that a 422 names, such as ``body.user_id: field required``."""
+    """The invalid fields that a 422 names, such as ``body.user_id: field required``."""
     request_id: str | None
-    """The ``X-Request-Id`` of the answer."""
+    """The ``X-Request-Id`` of the response."""
     retry_after: float | None
     """Seconds that the server asked to wait (``Retry-After``)."""
 
@@ -107,16 +135,12 @@ class AvaturnStatusError(AvaturnError):
     ) -> None:
         super().__init__(status, method, path, body, problems, request_id, retry_after)
         self.status = status
-        self.method = method
-        self.path = path
-        self.body = body
-        self.problems = problems
-        self.request_id = request_id
+        _, self.method, self.path, self.body, self.problems, self.request_id, _ = self.args
         self.retry_after = retry_after
 
     def __str__(self) -> str:
         text = f"{self.method} {self.path}: {self.status}"
-        if words := _one_line("; ".join(self.problems) or self.body):
+        if words := " ".join(("; ".join(self.problems) or self.body).split()):
             text += f": {words}"
         if self.retry_after is not None:
             text += f" (retry after {self.retry_after:g} s)"
@@ -126,7 +150,7 @@ class AvaturnStatusError(AvaturnError):
 
 
 class BadRequestError(AvaturnStatusError):
-    """400: the server could not read the request."""
+    """400: the request is malformed."""
 
 
 class AuthenticationError(AvaturnStatusError):
@@ -134,27 +158,27 @@ class AuthenticationError(AvaturnStatusError):
 
 
 class PermissionDeniedError(AvaturnStatusError):
-    """403: the token may not do this."""
+    """403: the token does not allow this call."""
 
 
 class NotFoundError(AvaturnStatusError):
-    """404: there is no such thing in this project."""
+    """404: the project has no such user, avatar or path."""
 
 
 class ConflictError(AvaturnStatusError):
-    """409: for a customization, an asset in a slot that it does not belong to."""
+    """409: for a customization, an asset does not belong into its slot."""
 
 
 class GoneError(AvaturnStatusError):
-    """410: for a customization, assets that are gone."""
+    """410: for a customization, assets no longer exist."""
 
 
 class RequestValidationError(AvaturnStatusError):
-    """422: the request does not fit the API's schema; ``problems`` names the places."""
+    """422: the request does not match the API's schema; ``problems`` names the fields."""
 
 
 class RateLimitError(AvaturnStatusError):
-    """429: too many requests; ``retry_after`` says how long to wait, if the server did."""
+    """429: too many requests. ``retry_after`` is the seconds to wait, or None if the server does not say."""
 
 
 class ServerError(AvaturnStatusError):
@@ -162,29 +186,29 @@ class ServerError(AvaturnStatusError):
 
 
 class AvaturnDecodeError(AvaturnError):
-    """An answer that is not JSON, or JSON of another shape than documented."""
+    """The response is not valid JSON or does not have the documented shape."""
 
     problems: tuple[str, ...]
-    """Each place that is wrong, such as ``expected str at $[3].status``."""
+    """Each wrong place, such as ``expected str at $[3].status``."""
 
     def __init__(self, message: str, problems: tuple[str, ...] = ()) -> None:
         super().__init__(message, problems)
-        self.problems = problems
+        self.problems = self.args[1]
 
     def __str__(self) -> str:
         message = str(self.args[0])
-        return _one_line(f"{message}: {'; '.join(self.problems)}") if self.problems else message
+        return f"{message}: {'; '.join(self.problems)}" if self.problems else message
 
 
 class TaskFailedError(AvaturnError):
-    """An avatar, an export or a render ended with status ``failed``."""
+    """An avatar, an export or a render ended with the status ``failed``."""
 
 
 class TransferError(AvaturnError):
-    """A photo or a file did not get across: refused address, cut, expired or too large."""
+    """An upload or a download failed: address refused, transfer interrupted, URL expired, or file too large."""
 
     status: int | None
-    """HTTP status code of the answer, if that is the reason."""
+    """HTTP status code of the response, if that is the reason."""
 
     def __init__(self, message: str, status: int | None = None) -> None:
         super().__init__(message, status)
@@ -194,11 +218,15 @@ class TransferError(AvaturnError):
         return str(self.args[0])
 
 
+class BrowserExportError(AvaturnError):
+    """What a page posted as its export does not have the documented shape, or claims something untrue."""
+
+
 class UnknownSessionError(AvaturnError, KeyError):
-    """Nobody opened that session through this router, or it is past its time to live."""
+    """The session was not opened through this router's store, or its TTL has expired."""
 
     def __str__(self) -> str:
-        # KeyError would show the repr of a sentence.
+        # str() of a KeyError is the repr of its argument.
         return Exception.__str__(self)
 
 
@@ -207,24 +235,24 @@ class ClientClosedError(AvaturnError, RuntimeError):
 
 
 class RouterClosedError(AvaturnError):
-    """The router was closed while something waited on it, or was used afterwards."""
+    """The router was closed while a caller waited on it, or was used after ``close()``."""
 
 
 class StoreError(AvaturnError):
-    """The event store could not do its work; the sender of a webhook is told to come again."""
+    """The event store is unavailable. The sender of a webhook gets a 503 with Retry-After."""
 
 
 class StoreFullError(StoreError):
-    """The event store reached its bounds; nothing stored was dropped for the newcomer."""
+    """The event store reached its bounds and stored nothing. It never drops stored events."""
 
 
 class WebhookError(AvaturnError):
-    """An incoming webhook was not taken."""
+    """An incoming webhook was rejected."""
 
 
-class WebhookRejected(WebhookError):  # noqa: N818 - the name says what happened to the webhook
+class WebhookRejected(WebhookError):  # noqa: N818 - public name, an adjective on purpose
     """The webhook is not authentic."""
 
 
 class WebhookPayloadError(WebhookError):
-    """The webhook is authentic, but its body is no event."""
+    """The webhook is authentic, but its body is not an event."""

@@ -1,8 +1,8 @@
-"""What the API takes and what it answers, as frozen attrs classes with the vendor's field names.
+"""Requests and responses of the API as frozen attrs classes, with the field names of the API.
 
-A field that the server did not send reads as ``None``. Enums are open: a value that this release does not
-know is a value all the same (``status == "queued"``), never a crash. Keys that this release does not know
-are ignored, except where the object goes back to the server: there they are kept in ``extra``.
+A field that the server did not send is ``None``. Enums are open: an unknown value is accepted and compares like its
+text (``status == "queued"``). Unknown keys are ignored, except in objects that are sent back to the server, which
+keep them in ``extra``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from uuid import UUID
 
 from attrs import field, frozen
 
-from avaturn_async._ids import as_uuid
+from avaturn_async._validation import parse_id
 
 __all__ = [
     "AssetSlot",
@@ -39,7 +39,7 @@ __all__ = [
 
 
 class OpenEnum(StrEnum):
-    """An enum that takes values from the future: they compare and print as the text they are."""
+    """An enum that accepts unknown string values; they behave like the string."""
 
     @classmethod
     def _missing_(cls, value: object) -> Self | None:
@@ -51,7 +51,7 @@ class OpenEnum(StrEnum):
         return member
 
     def __reduce_ex__(self, _: Any) -> tuple[Any, ...]:
-        # Python 3.11.2 goes by the name, and knows no name from the future.
+        # Python 3.11.2 pickles a member by its name, which fails for an unknown value.
         return type(self), (self.value,)
 
     def __deepcopy__(self, _: Any) -> Self:
@@ -59,7 +59,7 @@ class OpenEnum(StrEnum):
 
 
 class ScanStatus(OpenEnum):
-    """How far an avatar is."""
+    """Status of an avatar."""
 
     PENDING = "pending"
     PROCESSING = "processing"
@@ -68,7 +68,7 @@ class ScanStatus(OpenEnum):
 
 
 class TaskStatus(OpenEnum):
-    """How far an export or a render is."""
+    """Status of an export or a render."""
 
     PENDING = "pending"
     READY = "ready"
@@ -76,7 +76,7 @@ class TaskStatus(OpenEnum):
 
 
 class RenderFormat(OpenEnum):
-    """The image format of a render."""
+    """Image format of a render."""
 
     JPG = "jpg"
     PNG = "png"
@@ -84,7 +84,7 @@ class RenderFormat(OpenEnum):
 
 
 class BodyType(OpenEnum):
-    """The body that photos are fitted to."""
+    """Body type of an avatar that is made from photos."""
 
     MALE = "male"
     FEMALE = "female"
@@ -100,89 +100,89 @@ class User:
 
 @frozen(kw_only=True)
 class CreateOrEditExisting:
-    """Session config: the avatar dashboard if the user has avatars, else the creation flow."""
+    """Session that shows the avatar dashboard if the user has avatars, else the creation flow."""
 
 
 @frozen(kw_only=True)
 class Create:
-    """Session config: always the creation flow."""
+    """Session that always shows the creation flow."""
 
 
 @frozen(kw_only=True)
 class EditExisting:
-    """Session config: the editor, opened on one avatar."""
+    """Session that shows the editor of one avatar."""
 
-    avatar_id: UUID = field(converter=as_uuid)
-    """The avatar to edit; it may still be processing."""
+    avatar_id: UUID = field(converter=parse_id)
+    """Id of the avatar to edit, which may still be processing."""
 
 
 SessionConfig = CreateOrEditExisting | Create | EditExisting
-"""What a session shows when it is opened."""
+"""The page that a session shows first."""
 
 
 @frozen(kw_only=True)
 class Session:
-    """One visit of a user to the Avaturn UI."""
+    """A visit of a user to the Avaturn UI."""
 
     id: UUID
-    """Tells the events of this session from those of others."""
+    """Id of the session. Its events can carry it as ``session_id``."""
     url: str = field(repr=False)
-    """The page to open for the user. It carries a credential: keep it out of logs."""
+    """URL of the page for the user. It contains a credential: keep it out of logs."""
     custom_upload_url: str | None = field(default=None, repr=False)
-    """Deprecated by the vendor."""
+    """Deprecated by Avaturn."""
 
 
 @frozen(kw_only=True)
 class Avatar:
-    """One row of a user's list of avatars."""
+    """An avatar in the list of a user."""
 
     id: UUID
-    """The avatar."""
+    """Id of the avatar."""
     status: ScanStatus
-    """How far it is; open enum."""
+    """Open enum."""
 
 
 @frozen(kw_only=True)
 class NewAvatar:
-    """A provisional avatar that waits for its photos."""
+    """A new avatar without photos."""
 
     avatar_id: UUID
-    """The avatar."""
+    """Id of the avatar."""
     upload_url: str = field(repr=False)
-    """Where its photos go. It is a credential by itself: keep it out of logs."""
+    """URL for its photos. The URL is a credential: keep it out of logs."""
 
 
 @frozen(kw_only=True)
 class AssetSlot:
-    """One asset that an avatar wears."""
+    """An asset that an avatar wears."""
 
-    id: UUID = field(converter=as_uuid)
-    """The asset."""
+    id: UUID = field(converter=parse_id)
+    """Id of the asset."""
     color: str | None = None
-    """``#rrggbb`` for hair and headwear, ``#rrggbbaa`` for eyewear; other slots have none."""
+    """``#rrggbb`` for hair and headwear, ``#rrggbbaa`` for eyewear, None for other slots."""
     extra: Mapping[str, Any] = field(factory=dict[str, Any])
-    """Keys that this release does not know, and keys that were sent as null; they are sent back."""
+    """Unknown keys, and keys that were received as null. They are sent back."""
 
 
 @frozen(kw_only=True)
 class AssetSlots:
-    """What an avatar wears, at most one asset per slot; an empty slot is left out."""
+    """The assets that an avatar wears, at most one in each slot. Empty slots are not sent."""
 
     clothing: AssetSlot | None = None
-    """Clothes; no colour."""
+    """Clothes, without a color."""
     hair_and_headwear: AssetSlot | None = None
-    """Hair or a hat; colour ``#rrggbb``."""
+    """Hair or a hat, with a color ``#rrggbb``."""
     eyewear: AssetSlot | None = None
-    """Glasses; colour ``#rrggbbaa``."""
+    """Glasses, with a color ``#rrggbbaa``."""
     footwear: AssetSlot | None = None
-    """Shoes; no colour."""
+    """Shoes, without a color."""
     extra: Mapping[str, Any] = field(factory=dict[str, Any])
-    """Keys that this release does not know, and keys that were sent as null; they are sent back."""
+    """Unknown keys, and keys that were received as null. They are sent back."""
 
 
 @frozen(kw_only=True)
 class BoneScale:
-    """Corrections of body proportions; their ranges are not published."""
+    """Corrections of body proportions. Avaturn does not publish their ranges."""
 
     head: float | None = None
     """Correction of the head."""
@@ -191,50 +191,50 @@ class BoneScale:
     chest: float | None = None
     """Correction of the chest."""
     extra: Mapping[str, Any] = field(factory=dict[str, Any])
-    """Keys that this release does not know, and keys that were sent as null; they are sent back."""
+    """Unknown keys, and keys that were received as null. They are sent back."""
 
 
 @frozen(kw_only=True)
 class Customization:
     """Assets, body and corrections of an avatar.
 
-    ``attrs.evolve`` one that was read and set it back: what was not evolved stays as it was, also what
-    this release does not know.
+    To change a customization, pass the received one to ``attrs.evolve`` and set the result: all other fields,
+    and unknown keys, are sent back as they were received.
     """
 
     assets: AssetSlots | None = None
-    """What the avatar wears."""
+    """The assets that the avatar wears."""
     body: str | None = None
-    """``body_<n>``; the list of bodies is not published."""
+    """``body_<n>``. Avaturn does not publish the list."""
     age: str | None = None
-    """Such as ``adult``; the list is not published."""
+    """Such as ``adult``. Avaturn does not publish the list."""
     metadata: Mapping[str, str] | None = None
-    """Texts of the project's own."""
+    """Texts that the project stores with the avatar."""
     bone_scale: BoneScale | None = None
     """Corrections of body proportions."""
     skin_tone_correction: float | None = None
-    """Correction of the skin tone; its range is not published."""
+    """Correction of the skin tone. Avaturn does not publish its range."""
     extra: Mapping[str, Any] = field(factory=dict[str, Any])
-    """Keys that this release does not know, and keys that were sent as null; they are sent back."""
+    """Unknown keys, and keys that were received as null. They are sent back."""
 
 
 @frozen(kw_only=True)
 class Render:
-    """A render task; its end is announced by the webhook ``render.ready``, which carries the same id."""
+    """A render task. The webhook ``render.ready`` with the same id reports its result."""
 
     id: UUID
-    """The render."""
+    """Id of the render."""
     status: TaskStatus
-    """How far it is; open enum."""
+    """Open enum."""
     render_url: str | None = field(default=None, repr=False)
-    """Temporary address of the image (the vendor says 15 minutes); ``None`` until it is ready."""
+    """Temporary URL of the image (15 minutes, according to Avaturn). None until it is ready."""
 
 
 @frozen(kw_only=True)
 class Export:
-    """State of the export of an avatar."""
+    """The export of an avatar."""
 
     status: TaskStatus
-    """How far it is; open enum."""
+    """Open enum."""
     url: str | None = field(default=None, repr=False)
-    """Temporary address of the GLB: download it at once, never store it. ``None`` until it is ready."""
+    """Temporary URL of the GLB. Download it at once and do not store the URL. None until it is ready."""

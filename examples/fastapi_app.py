@@ -1,12 +1,14 @@
 """The webhooks of Avaturn in a FastAPI app, which answers a request with what became of a session.
 
 Set AVATURN_API_TOKEN and AVATURN_WEBHOOK_SECRET, register https://your.host/avaturn?key=SECRET at Avaturn,
-and run fastapi_app.py, or uvicorn fastapi_app:app.
+and run fastapi_app.py, or uvicorn --workers 2 --timeout-graceful-shutdown 5 fastapi_app:app. Without that timeout, a
+request that waits delays the end of the server. The workers of this host share the events in the SQLite file
+AVATURN_STORE (avaturn.db); with several hosts, use RedisStore or PostgresStore. A MemoryStore is for one worker.
 """
 
 import logging
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from uuid import UUID
 
@@ -15,22 +17,30 @@ from fastapi import FastAPI, HTTPException
 from starlette.routing import Route
 
 from avaturn_async import AvaturnClient, AvaturnTimeoutError, UnknownSessionError
-from avaturn_async.webhooks import AvatarReady, ConfirmByApi, SessionRouter, SharedSecret, WebhookReceiver
+from avaturn_async.webhooks import (
+    AccessLogFilter,
+    AvatarReady,
+    ConfirmByApi,
+    SessionRouter,
+    SharedSecret,
+    SQLiteStore,
+    WebhookReceiver,
+)
 
 client = AvaturnClient.from_env()
-router = SessionRouter()
+router = SessionRouter(SQLiteStore(os.environ.get("AVATURN_STORE", "avaturn.db")))
 secret = SharedSecret(os.environ["AVATURN_WEBHOOK_SECRET"], query="key")
 receiver = WebhookReceiver(router, verifier=secret, confirm=ConfirmByApi(client, router))
 
 
 @asynccontextmanager
-async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
     async with client, router:
         yield
 
 
-# The URL of a webhook holds the secret.
-logging.getLogger("uvicorn.access").addFilter(lambda record: "key=" not in record.getMessage())
+# The URL of a webhook holds the secret, which the filter keeps out of the log.
+logging.getLogger("uvicorn.access").addFilter(AccessLogFilter())
 app = FastAPI(lifespan=lifespan, routes=[Route("/avaturn", receiver.asgi)])
 
 
@@ -52,4 +62,4 @@ async def avatar(session_id: UUID) -> dict[str, str | None]:
 
 
 if __name__ == "__main__":
-    uvicorn.run(app, host="127.0.0.1", port=8080)
+    uvicorn.run(app, host="127.0.0.1", port=8080, timeout_graceful_shutdown=5)

@@ -1,20 +1,24 @@
-"""From a session, or from three photos, to ./avatar.glb; without AVATURN_API_TOKEN on a stand-in."""
+"""The whole journey: from a session, or from three photos, to ./avatar.glb.
+
+Run quickstart.py, or quickstart.py FRONTAL SIDE_1 SIDE_2. It uses the API if AVATURN_API_TOKEN is set. Otherwise it
+starts a stand-in server, which also plays the part of the person who makes an avatar on the session's page.
+"""
 
 import asyncio
 import os
 import sys
 from contextlib import AsyncExitStack
-from typing import Any
+from uuid import UUID
 
 from aiohttp import web
 
-from avaturn_async import AvaturnClient, Customization, create_avatar, export_avatar
+from avaturn_async import AvaturnClient, Customization, create_avatar, export_avatar, wait_for_new_avatar
 from avaturn_async.progress import progress_bar
 from avaturn_async.testing import FakeAvaturn
-from avaturn_async.webhooks import AvatarReady, HmacSha256, RoutedSession, SessionRouter, WebhookReceiver
+from avaturn_async.webhooks import HmacSha256, SessionRouter, WebhookReceiver
 
 
-async def stand_in(stack: AsyncExitStack, router: SessionRouter) -> FakeAvaturn:
+async def start_stand_in(stack: AsyncExitStack, router: SessionRouter) -> FakeAvaturn:
     signature, app = HmacSha256("known-to-both-sides", header="X-Signature"), web.Application()
     WebhookReceiver(router, verifier=signature).add_to(app, "/avaturn")
     runner = web.AppRunner(app)
@@ -25,36 +29,51 @@ async def stand_in(stack: AsyncExitStack, router: SessionRouter) -> FakeAvaturn:
     return await stack.enter_async_context(FakeAvaturn(webhook_url=webhook_url, sign=signature))
 
 
-async def finished(session: RoutedSession, client: AvaturnClient, fake: FakeAvaturn | None) -> Any:
-    print("session, to be opened in a browser:", session.url)
-    if fake:
-        await fake.finish_session(session.id)  # what the person does on that page
-        event = await session.wait_for(AvatarReady, timeout=60)
-        print("webhook:", event.event, "of session", event.session_id)
-        return event.avatar_id
-    while not (avatars := await client.list_user_avatars(session.user_id)):
-        await asyncio.sleep(3)  # no webhook reaches a laptop
-    return avatars[0].id
+async def make_in_session(client: AvaturnClient, user_id: str, router: SessionRouter, fake: FakeAvaturn | None) -> UUID:
+    known = await client.list_user_avatars(user_id, include_not_ready=True)
+    session = await router.open_session(client, user_id)
+    print("session page:", session.url)
+    if fake is not None:
+        await fake.finish_session(session.id)
+        print("the stand-in has made an avatar on that page")
+    avatar = await wait_for_new_avatar(client, user_id, known=known, timeout=1800, session=session)
+    return avatar.id
 
 
-async def main(photos: dict[str, Any]) -> None:
+async def make_from_photos(client: AvaturnClient, user_id: str, frontal: str, side_1: str, side_2: str) -> UUID:
+    avatar = await create_avatar(
+        client,
+        user_id,
+        frontal=frontal,
+        side_1=side_1,
+        side_2=side_2,
+        body_type="female",
+        customization=Customization(body="body_0"),
+        timeout=900,
+    )
+    return avatar.id
+
+
+async def main(photos: list[str]) -> None:
     async with AsyncExitStack() as stack:
-        router, real = await stack.enter_async_context(SessionRouter()), "AVATURN_API_TOKEN" in os.environ
-        fake = None if real else await stand_in(stack, router)
+        router = await stack.enter_async_context(SessionRouter())
+        fake = None
+        if "AVATURN_API_TOKEN" not in os.environ:
+            print("AVATURN_API_TOKEN is not set: using a stand-in server")
+            fake = await start_stand_in(stack, router)
         client = AvaturnClient("any-token", base_url=fake.url) if fake else AvaturnClient.from_env()
-        user = await (await stack.enter_async_context(client)).create_user()
-        print("user:", user.id, "on a stand-in: AVATURN_API_TOKEN is not set" if fake else "")
-        if photos:
-            with progress_bar("photos") as bar:
-                form = {**photos, "body_type": "female", "customization": Customization(body="body_0")}
-                avatar_id = (await create_avatar(client, user.id, **form, timeout=900, on_progress=bar)).id
-        else:
-            avatar_id = await finished(await router.open_session(client, user.id), client, fake)
-        print("avatar:", avatar_id, "- its export is asked for")
-        with progress_bar("avatar.glb") as bar:
-            glb = "./avatar.glb"
-            path = await export_avatar(client, avatar_id, glb, timeout=600, router=router, on_progress=bar)
-        print("any glTF viewer opens it:", path, sep="\n")
+        await stack.enter_async_context(client)
+        user = await client.create_user()
+        print("user:", user.id)
+        made = make_from_photos(client, user.id, *photos) if photos else make_in_session(client, user.id, router, fake)
+        avatar_id = await made
+        print("avatar:", avatar_id)
+        with progress_bar("avatar.glb") as on_progress:
+            path = await export_avatar(client, avatar_id, "avatar.glb", timeout=600, on_progress=on_progress)
+        print("saved", path, "- any glTF viewer opens it")
 
 
-asyncio.run(main(dict(zip(("frontal", "side_1", "side_2"), sys.argv[1:], strict=len(sys.argv) > 1))))
+if __name__ == "__main__":
+    if len(sys.argv) not in (1, 4):
+        sys.exit(__doc__)
+    asyncio.run(main(sys.argv[1:]))

@@ -16,8 +16,8 @@ from aiohttp import web
 from avaturn_async import AvaturnClient, AvaturnError, wait_for_render
 from avaturn_async.webhooks import SessionRouter, SharedSecret, WebhookReceiver
 
-SCENES = ["preview", "forest_half_body", "transparent_half_body", "transparent_full_body", "forest_full_body"]
-SCENES += ["city_full_body", "futuristic_fantasy_full_body"]
+BODIES = ["forest_half_body", "transparent_half_body", "transparent_full_body", "forest_full_body", "city_full_body"]
+SCENES = ["preview", *BODIES, "futuristic_fantasy_full_body"]
 HEAD = """<!doctype html><meta charset="utf-8"><title>Avatar</title><style>
 body { display: grid; grid-template-columns: repeat(auto-fill, minmax(14em, 1fr)); gap: 1em }
 figure { margin: 0 } img { width: 100% } figcaption { text-align: center }
@@ -32,7 +32,7 @@ async def main(avatar_id: str, folder: Path) -> list[str]:
     async def figure(scene: str) -> str:
         try:
             render = await client.render_user_avatar(avatar_id, scene=f"common/{scene}", format="png")
-            event = await wait_for_render(client, render.id, timeout=300, router=router)
+            event = await wait_for_render(render.id, timeout=300, router=router)
             await client.download(event.render_url or "", folder / f"{scene}.png")
         except (AvaturnError, ValueError) as error:
             print(f"{scene}: {error}")

@@ -1,6 +1,7 @@
-"""Two workers on one socket and one store: who opened a session, who received its webhook, who handled it.
+"""Two workers on one socket share a store: each prints the webhooks that it received and the events that it handled.
 
-The store is the Redis at REDIS_URL, or else ./avaturn-events.db. Avaturn is the stand-in that comes along.
+Run several_workers.py. STORE_URL names the store: redis://… or postgresql://…; without it, it is ./avaturn-events.db.
+Avaturn is the stand-in that comes along.
 """
 
 import asyncio
@@ -18,8 +19,11 @@ SIGNATURE = HmacSha256("known-to-both-sides", header="X-Signature")
 
 
 def make_router() -> SessionRouter:
-    if url := os.environ.get("REDIS_URL"):
+    url = os.environ.get("STORE_URL", "")
+    if url.startswith("redis"):
         return SessionRouter(webhooks.RedisStore.from_url(url))
+    if url.startswith("postgres"):
+        return SessionRouter(webhooks.PostgresStore.from_url(url))
     return SessionRouter(webhooks.SQLiteStore("avaturn-events.db"))
 
 
@@ -28,11 +32,14 @@ def work(name: str, listening: socket, up: synchronize.Semaphore) -> None:
     receiver = WebhookReceiver(router, verifier=SIGNATURE)
     receiver.add_to(app, "/avaturn")
 
-    @router.on(AvatarReady)
+    @router.on(AvatarReady, name="print-avatar")
     async def handle(event: AvatarReady, session: RoutedSession | None) -> None:
         print(name, "handled", event.event, "of", session and session.context, flush=True)
 
-    web.run_app(app, sock=listening, print=lambda _: up.release())  # which it calls when it is up
+    def report(_: object) -> None:  # run_app calls it when the server is up
+        up.release()
+
+    web.run_app(app, sock=listening, print=report)
     print(name, "received", receiver.outcomes["stored"], "webhooks", flush=True)
 
 

@@ -19,7 +19,7 @@ def your_app(router: SessionRouter, verifier: Verifier, avatars: dict[int, str])
     app = web.Application()
     WebhookReceiver(router, verifier=verifier).add_to(app, "/avaturn")
 
-    @router.on(AvatarReady)
+    @router.on(AvatarReady, name="save-avatar")
     async def avatar_ready(event: AvatarReady, session: RoutedSession | None) -> None:
         if session is not None:
             avatars[session.context["account"]] = str(event.avatar_id)

@@ -9,7 +9,7 @@ import os
 
 from aiohttp import web
 
-from avaturn_async import AvaturnClient, UnknownSessionError
+from avaturn_async import AvaturnClient, AvaturnTimeoutError, RouterClosedError, UnknownSessionError
 from avaturn_async.webhooks import AvatarReady, ConfirmByApi, SessionRouter, SharedSecret, WebhookReceiver
 
 PAGE = """<!doctype html><meta charset="utf-8"><title>Your avatar</title>
@@ -41,11 +41,14 @@ def make_app() -> web.Application:
     async def result(request: web.Request) -> web.StreamResponse:
         try:
             session = await router.session(request.match_info["id"])
-        except (UnknownSessionError, ValueError):
+        except UnknownSessionError:
             raise web.HTTPNotFound from None
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
-        event = await session.wait_for(AvatarReady, timeout=600)
+        try:
+            event = await session.wait_for(AvatarReady, timeout=600)
+        except (AvaturnTimeoutError, RouterClosedError):
+            return response  # no avatar in time, or the app shuts down: the page connects again
         said = json.dumps({"avatar_id": str(event.avatar_id), "status": event.status})
         await response.write(f"data: {said}\n\n".encode())
         return response
@@ -56,4 +59,4 @@ def make_app() -> web.Application:
 
 
 if __name__ == "__main__":
-    web.run_app(make_app(), host="127.0.0.1", port=8080, shutdown_timeout=1)
+    web.run_app(make_app(), host="127.0.0.1", port=8080)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import importlib
 import inspect
 import logging
+import os
 import pickle
 import signal
 from collections.abc import Iterator
@@ -35,6 +38,38 @@ if "stream_writer" in inspect.signature(aiohttp.ClientResponse.__init__).paramet
 
     vars(aioresponses.core)["ClientResponse"] = _Response
 
+# AVATURN_TEST_EAGER=1: each loop of this process runs a new task at once (Python 3.12 and later).
+if os.environ.get("AVATURN_TEST_EAGER") and hasattr(asyncio, "eager_task_factory"):
+    _init_loop = asyncio.BaseEventLoop.__init__
+
+    def _init_eager_loop(loop: asyncio.BaseEventLoop) -> None:
+        _init_loop(loop)
+        loop.set_task_factory(vars(asyncio)["eager_task_factory"])
+
+    asyncio.BaseEventLoop.__init__ = _init_eager_loop  # type: ignore[method-assign,assignment]
+
+# AVATURN_TEST_LOOP=uvloop: asyncio.run() and pytest-asyncio use the loops of that module.
+if "AVATURN_TEST_LOOP" in os.environ:
+    _make_loop = importlib.import_module(os.environ["AVATURN_TEST_LOOP"]).new_event_loop
+    asyncio.new_event_loop = _make_loop
+    vars(asyncio.events)["new_event_loop"] = _make_loop
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if "AVATURN_TEST_LOOP" in os.environ:
+        # Raised as an error, this warning keeps close() of a loop of uvloop 0.23 from returning.
+        config.addinivalue_line("filterwarnings", "ignore:unclosed resource:ResourceWarning")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--kills", type=int, default=4, help="how often each test of crashes kills a process")
+
+
+@pytest.fixture
+def kills(request: pytest.FixtureRequest) -> int:
+    """How often a test of crashes kills a process."""
+    return int(request.config.getoption("--kills"))
+
 
 @pytest.fixture(autouse=True)
 def _everything_is_logged(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
@@ -50,3 +85,8 @@ def pickled(error: AvaturnError) -> AvaturnError:
     copy = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own bytes
     assert isinstance(copy, AvaturnError)
     return copy
+
+
+# In debug mode asyncio logs each connection with its transport, and pytest keeps the records of a test: a connection
+# that the test dropped would be collected in a later test, and warn there.
+logging.getLogger("asyncio").setLevel(logging.INFO)

@@ -1,18 +1,18 @@
 """A server that stands in for Avaturn in tests, demos and front-end work.
 
-``FakeAvaturn`` is the whole of Avaturn that a backend meets: the API, photo uploads, temporary URLs and
-webhooks. ``python -m avaturn_async.testing`` runs it alone.
+``FakeAvaturn`` serves everything of Avaturn that a backend uses: the API, photo uploads, temporary URLs and webhooks.
+``avaturn fake`` and ``python -m avaturn_async.testing`` run it alone.
 
-``avaturn_async.testing.fixtures`` has it as fixtures for pytest, and ``avaturn_async.testing.stores`` the
-tests that every event store has to pass.
+``avaturn_async.testing.fixtures`` contains pytest fixtures, and ``avaturn_async.testing.stores`` the tests that every
+event store must pass.
 """
 
-from avaturn_async.testing._catalogue import ASSETS, BODIES, Asset, Body
-from avaturn_async.testing._faults import Failing, Fault, WebhookFault
-from avaturn_async.testing._requests import FormFile, RecordedRequest
-from avaturn_async.testing._server import FakeAvaturn
-from avaturn_async.testing._virtual_time import VirtualTime
-from avaturn_async.testing._webhooks import NO_RETRIES, SLACK_LIKE, SVIX_LIKE, Delivery
+from avaturn_async.testing.catalogue import ASSETS, BODIES, Asset, Body
+from avaturn_async.testing.faults import Fault, PlannedFault, WebhookFault
+from avaturn_async.testing.messages import FormFile, RecordedRequest
+from avaturn_async.testing.server import FakeAvaturn
+from avaturn_async.testing.virtual_time import VirtualTime
+from avaturn_async.testing.webhooks import NO_RETRIES, SLACK_LIKE, SVIX_LIKE, Delivery
 
 __all__ = [
     "ASSETS",
@@ -23,10 +23,10 @@ __all__ = [
     "Asset",
     "Body",
     "Delivery",
-    "Failing",
     "FakeAvaturn",
     "Fault",
     "FormFile",
+    "PlannedFault",
     "RecordedRequest",
     "VirtualTime",
     "WebhookFault",

@@ -4,14 +4,16 @@ In the topmost conftest.py, or in a module of tests::
 
     pytest_plugins = ["avaturn_async.testing.fixtures"]
 
-Each fixture is made only for the tests that name it. ``webhook_verifier`` may be overridden by a fixture of
-the same name: whatever it gives signs the webhooks of ``fake_avaturn``.
+A test that names a fixture gets a new one. To sign the webhooks of ``fake_avaturn`` in another way, override
+``webhook_verifier`` with a fixture of the same name. The fixtures run on the event loop of the test, in both modes of
+pytest-asyncio and with every ``loop_scope``, of the test or from ``asyncio_default_test_loop_scope``.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
+from typing import Any, Literal
 
 import pytest
 import pytest_asyncio
@@ -26,35 +28,72 @@ __all__ = ["avaturn_client", "fake_avaturn", "serve_app", "webhook_verifier"]
 
 @pytest.fixture
 def webhook_verifier() -> Verifier:
-    """What signs the webhooks of ``fake_avaturn``, to be given to the app's WebhookReceiver."""
+    """Return the verifier for the WebhookReceiver of the app; it signs the webhooks of ``fake_avaturn``."""
     return HmacSha256("a secret for tests only", header="X-Webhook-Signature")
 
 
-@pytest_asyncio.fixture
-async def fake_avaturn(webhook_verifier: Verifier) -> AsyncIterator[FakeAvaturn]:
-    """A FakeAvaturn that runs; set its ``webhook_url`` to where the app takes webhooks."""
-    async with FakeAvaturn(sign=webhook_verifier) as fake:
-        yield fake
+def _get(request: pytest.FixtureRequest, name: str) -> Any:
+    """Return the fixture ``name`` on the event loop of the test: a server of another loop would never answer."""
+    marker = request.node.get_closest_marker("asyncio")
+    scope = marker and marker.kwargs.get("loop_scope")
+    scope = scope or request.config.getini("asyncio_default_test_loop_scope") or "function"
+    return request.getfixturevalue(f"{name}_on_{scope}_loop")
 
 
-@pytest_asyncio.fixture
-async def avaturn_client(fake_avaturn: FakeAvaturn) -> AsyncIterator[AvaturnClient]:
-    """A client of ``fake_avaturn`` without backoff; only a Retry-After from there is still sat out."""
-    retry = RetryPolicy(base=0.0)
-    async with AvaturnClient("token-for-tests", base_url=fake_avaturn.url, retry=retry) as client:
-        yield client
+@pytest.fixture
+def fake_avaturn(request: pytest.FixtureRequest) -> FakeAvaturn:
+    """Run a FakeAvaturn; set its ``webhook_url`` to the URL of the app's WebhookReceiver."""
+    fake: FakeAvaturn = _get(request, "fake_avaturn")
+    return fake
 
 
-@pytest_asyncio.fixture
-async def serve_app() -> AsyncIterator[Callable[[web.Application], Awaitable[str]]]:
-    """Runs an aiohttp app on loopback until the test is over; what is awaited is its URL."""
-    async with AsyncExitStack() as stack:
+@pytest.fixture
+def avaturn_client(request: pytest.FixtureRequest) -> AvaturnClient:
+    """Return a client of ``fake_avaturn`` without backoff; it still waits for a Retry-After."""
+    client: AvaturnClient = _get(request, "avaturn_client")
+    return client
 
-        async def serve(app: web.Application) -> str:
-            runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
-            await runner.setup()
-            stack.push_async_callback(runner.cleanup)
-            await web.TCPSite(runner, "127.0.0.1", 0).start()
-            return f"http://127.0.0.1:{runner.addresses[0][1]}"
 
-        yield serve
+@pytest.fixture
+def serve_app(request: pytest.FixtureRequest) -> Callable[[web.Application], Awaitable[str]]:
+    """Run an aiohttp app on loopback until the test ends; the returned coroutine function returns the app's URL."""
+    serve: Callable[[web.Application], Awaitable[str]] = _get(request, "serve_app")
+    return serve
+
+
+def _add_fixtures_on_loop(scope: Literal["function", "class", "module", "package", "session"]) -> None:
+    """Add the fixtures that ``_get`` finds; pytest-asyncio fixes the event loop of a fixture where it is defined."""
+
+    async def make_fake(webhook_verifier: Verifier) -> AsyncIterator[FakeAvaturn]:
+        async with FakeAvaturn(sign=webhook_verifier) as fake:
+            yield fake
+
+    async def make_client(fake_avaturn: FakeAvaturn) -> AsyncIterator[AvaturnClient]:
+        retry = RetryPolicy(base=0.0)
+        async with AvaturnClient("token-for-tests", base_url=fake_avaturn.url, retry=retry) as client:
+            yield client
+
+    async def make_serve() -> AsyncIterator[Callable[[web.Application], Awaitable[str]]]:
+        async with AsyncExitStack() as stack:
+
+            async def serve(app: web.Application) -> str:
+                runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+                await runner.setup()
+                stack.push_async_callback(runner.cleanup)
+                await web.TCPSite(runner, "127.0.0.1", 0).start()
+                return f"http://127.0.0.1:{runner.addresses[0][1]}"
+
+            yield serve
+
+    makers: dict[str, Callable[..., AsyncIterator[Any]]]
+    makers = {"fake_avaturn": make_fake, "avaturn_client": make_client, "serve_app": make_serve}
+    for name, make in makers.items():
+        name_on_loop = f"{name}_on_{scope}_loop"
+        globals()[name_on_loop] = pytest_asyncio.fixture(loop_scope=scope, name=name_on_loop)(make)
+
+
+_add_fixtures_on_loop("function")
+_add_fixtures_on_loop("class")
+_add_fixtures_on_loop("module")
+_add_fixtures_on_loop("package")
+_add_fixtures_on_loop("session")

@@ -1,4 +1,4 @@
-"""Webhooks of Avaturn: verified, stored and brought to whoever opened the session."""
+"""Webhooks of Avaturn: verified, stored, and routed to the code that opened the session."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from avaturn_async.errors import RouterClosedError, UnknownSessionError, WebhookPayloadError, WebhookRejected
+from avaturn_async.webhooks.access_log import AccessLogFilter
 from avaturn_async.webhooks.confirmation import ConfirmByApi
 from avaturn_async.webhooks.events import (
     AvatarReady,
@@ -18,8 +19,8 @@ from avaturn_async.webhooks.events import (
 )
 from avaturn_async.webhooks.receiver import WebhookReceiver
 from avaturn_async.webhooks.request import WebhookReply, WebhookRequest
-from avaturn_async.webhooks.router import RoutedSession, SessionRouter
-from avaturn_async.webhooks.stores import EventStore
+from avaturn_async.webhooks.router import FailedEvent, RoutedSession, SessionRouter
+from avaturn_async.webhooks.stores.base import EventStore
 from avaturn_async.webhooks.stores.memory import MemoryStore
 from avaturn_async.webhooks.verification import (
     AllOf,
@@ -33,10 +34,12 @@ from avaturn_async.webhooks.verification import (
 )
 
 if TYPE_CHECKING:
+    from avaturn_async.webhooks.stores.postgres import PostgresStore
     from avaturn_async.webhooks.stores.redis import RedisStore
     from avaturn_async.webhooks.stores.sqlite import SQLiteStore
 
 __all__ = [
+    "AccessLogFilter",
     "AllOf",
     "AnyOf",
     "AvatarReady",
@@ -45,8 +48,10 @@ __all__ = [
     "Event",
     "EventStore",
     "ExportReady",
+    "FailedEvent",
     "HmacSha256",
     "MemoryStore",
+    "PostgresStore",
     "RedisStore",
     "RenderReady",
     "RoutedSession",
@@ -68,8 +73,9 @@ __all__ = [
     "parse_event",
 ]
 
-# Those who keep events in memory need neither sqlite3 nor redis.
+# Loaded on first use: a program with a MemoryStore needs neither sqlite3, redis nor asyncpg.
 _LAZY = {
+    "PostgresStore": "avaturn_async.webhooks.stores.postgres",
     "RedisStore": "avaturn_async.webhooks.stores.redis",
     "SQLiteStore": "avaturn_async.webhooks.stores.sqlite",
 }

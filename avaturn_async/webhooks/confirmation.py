@@ -1,27 +1,28 @@
-"""ConfirmByApi: believe the API, not the POST.
+"""ConfirmByApi: take the facts of an event from the API, not from the POST.
 
-Avaturn does not publish how its webhooks are signed, so a POST is taken for a hint only: that something
-is worth asking about. Only ids that the router knows are asked about, so that nobody can make us flood the
-API by making ids up.
+Avaturn has not published how its webhooks are signed, so a POST is only a reason to call the API. Calls are sent only
+for ids that the router's store knows, so that made-up ids cannot make this process flood the API.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 from uuid import UUID
 
 import attrs
 
-from avaturn_async.errors import AvaturnError, NotFoundError
+from avaturn_async._validation import validate_positive
+from avaturn_async.errors import AvaturnError, NotFoundError, UnknownSessionError
 from avaturn_async.models import Avatar, ScanStatus, TaskStatus
+from avaturn_async.webhooks import routing
 from avaturn_async.webhooks.events import AvatarReady, Event, ExportReady, RenderReady
 
 if TYPE_CHECKING:
     from avaturn_async.client import AvaturnClient
     from avaturn_async.webhooks.router import SessionRouter
-    from avaturn_async.webhooks.stores import SessionRecord
 
 __all__ = ["ConfirmByApi"]
 
@@ -31,170 +32,229 @@ _NOT_RAW = ("raw", "position")
 
 
 class ConfirmByApi:
-    """Asks the API whether an event is true, and takes from there what it says.
+    """Check with the API whether an event is true, and replace its fields by what the API returns.
 
-    An avatar must be in the list of the user who opened its session, and has the status that the list
-    shows. An export has the status and the URL that ``create_export`` answers. A render must be one that was
-    asked for through the router; its URL cannot be confirmed: download it with ``client.download`` only,
-    which refuses addresses inside your network.
+    An avatar must be in the list of the user whose session it belongs to, and gets the status of that list. An export
+    gets the status and the URL that ``create_export`` returns. A render must have been requested through the router;
+    its URL cannot be confirmed: download it with ``client.download`` only, which refuses private addresses.
 
     Args:
-        client: Issues the calls.
-        router: Knows who opened what.
+        client: Sends the requests; or a function without arguments that returns the client, for a client that can only
+            be created in a running event loop.
+        router: Its store knows the sessions, avatars and renders.
+        max_concurrency: API requests at a time.
+        render_timeout: Seconds to wait for the response of a render request whose event arrives first.
 
     Raises:
-        TypeError: They are something else.
+        TypeError: ``client`` or ``router`` has another type.
+        ValueError: A number is not above zero.
     """
 
     def __init__(
         self,
-        client: AvaturnClient,
+        client: AvaturnClient | Callable[[], AvaturnClient],
         router: SessionRouter,
         *,
-        _concurrency: int = 8,
-        _patience: float = 10.0,
+        max_concurrency: int = 8,
+        render_timeout: float = 10.0,
     ) -> None:
-        if not (hasattr(client, "list_user_avatars") and hasattr(router, "sessions")):
-            kinds = f"{type(client).__name__} and {type(router).__name__}"
+        given: Any = client
+        is_client = hasattr(given, "list_user_avatars") or callable(given)
+        if isinstance(given, type) or not is_client or not hasattr(router, "bus"):
+            kinds = f"{type(given).__name__} and {type(router).__name__}"
             raise TypeError(f"ConfirmByApi takes an AvaturnClient and a SessionRouter, not {kinds}")
+        validate_positive(max_concurrency=max_concurrency, render_timeout=render_timeout)
         self._client = client
-        self._sessions = router.sessions
-        self._patience = _patience
-        self._concurrency = _concurrency
-        self._slots = asyncio.Semaphore(_concurrency)
-        self._flights: dict[tuple[str, object], asyncio.Task[Any]] = {}
+        self._bus = router.bus
+        self._max_concurrency = max_concurrency
+        self._render_timeout = render_timeout
+        # The loop that the attributes below belong to.
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._slots = asyncio.Semaphore(max_concurrency)
+        # Requests in flight, which equal ones share.
+        self._in_flight: dict[tuple[str, object], asyncio.Future[Any]] = {}
+        # Number of callers that wait for each of them.
+        self._callers: Counter[asyncio.Future[Any]] = Counter()
 
     async def check(self, event: Event) -> Event | None:
-        """The event to believe, with ``raw`` made of what was confirmed; None if there is none.
+        """Return the confirmed event, with ``raw`` built from the confirmed fields; None if the API refutes it.
 
         Raises:
-            AvaturnError: It cannot be decided now: the API is out of reach, or is not that far yet.
+            UnknownSessionError: The event names a session that was not opened through this router's store.
+            AvaturnError: The API is unavailable, or has not finished the task yet: the sender must try again.
         """
-        if isinstance(event, AvatarReady):
-            return await self._avatar(event)
-        if isinstance(event, ExportReady):
-            return await self._export(event)
-        if isinstance(event, RenderReady):
-            return await self._render(event)
-        return None
+        match event:
+            case AvatarReady():
+                return await self._confirm_avatar(event)
+            case ExportReady():
+                return await self._confirm_export(event)
+            case RenderReady():
+                return await self._confirm_render(event)
+            case _:
+                return None
 
-    async def _avatar(self, event: AvatarReady) -> Event | None:
+    async def _confirm_avatar(self, event: AvatarReady) -> Event | None:
         if event.session_id is None:
-            session = await self._sessions.find("avatar", event.avatar_id)
+            session = await self._bus.find_owner(event.avatar_id)
         else:
-            session = await self._sessions.find("session", event.session_id)
+            session = await self._bus.find_opened(event.session_id)
+            if session is None:
+                raise _get_unknown_session(event)
         if session is None:
             return None
         # Never the user that the POST names: a session has the avatars of its own user only.
-        status = await self._status(session.user_id, event.avatar_id)
+        status = await self._get_avatar_status(session.user_id, event.avatar_id)
         if status is None:
             return None
         if status in _UNFINISHED:
             raise AvaturnError(f"avatar {event.avatar_id} is still {status}")
-        return _believed(event, user_id=session.user_id, status=status)
+        return _replace_facts(event, user_id=session.user_id, status=status)
 
-    async def _export(self, event: ExportReady) -> Event | None:
-        owner = await self._owner(event, asked_by=None)
-        if owner is None:
+    async def _confirm_export(self, event: ExportReady) -> Event | None:
+        facts = await self._find_facts(event, requester=None)
+        if facts is None:
             return None
         try:
-            export = await self._ask(
+            export = await self._request_shared(
                 ("export", event.avatar_id),
-                lambda: self._client.create_export(event.avatar_id),
-                settled=lambda export: export.status != TaskStatus.PENDING,
+                lambda: self._get_client().create_export(event.avatar_id),
+                is_final=lambda export: export.status != TaskStatus.PENDING,
             )
         except NotFoundError:
             return None
         if export.status == TaskStatus.PENDING:
             raise AvaturnError(f"the export of avatar {event.avatar_id} is still pending")
-        return _believed(event, **owner, status=export.status, export_url=export.url)
+        return _replace_facts(event, **facts, status=export.status, export_url=export.url)
 
-    async def _render(self, event: RenderReady) -> Event | None:
-        asked_by = await self._sessions.find("render", event.id)
-        if asked_by is None:
-            # The event may be faster than the answer that tells us the id of its render.
-            if not await self._sessions.renders_are_known(event.avatar_id, timeout=self._patience):
-                raise AvaturnError(f"a render of avatar {event.avatar_id} is still being asked for")
-            asked_by = await self._sessions.find("render", event.id)
-        if asked_by is None:
+    async def _confirm_render(self, event: RenderReady) -> Event | None:
+        requester = await self._find_requester(event)
+        if requester is None:
+            if event.session_id is not None and await self._bus.find_opened(event.session_id) is None:
+                raise _get_unknown_session(event)
             return None
-        owner = await self._owner(event, asked_by=asked_by)
-        return None if owner is None else _believed(event, **owner)
+        facts = await self._find_facts(event, requester=requester)
+        return None if facts is None else _replace_facts(event, **facts)
 
-    async def _owner(
-        self, event: ExportReady | RenderReady, *, asked_by: SessionRecord | None
+    async def _find_requester(self, event: RenderReady) -> routing.Opened | None:
+        """Return the session that requested a render. Wait while a request for its avatar has no response yet."""
+        topics = [f"render:{event.id}", f"asking:{event.avatar_id}"]
+        with self._bus.waiting(topics) as notified:
+            try:
+                async with asyncio.timeout(self._render_timeout):
+                    while True:
+                        notified.clear()
+                        entries = await self._bus.read_all(topics)
+                        owners = routing.find_owners(entries, avatar_id=event.avatar_id, render_id=event.id)
+                        if owners or not routing.has_open_requests(entries):
+                            break
+                        self._bus.check_open()
+                        await notified.wait()
+            except TimeoutError:
+                raise AvaturnError(
+                    f"render {event.id} is unknown, and a render of avatar {event.avatar_id} is being requested"
+                ) from None
+        return await self._bus.find_opened(owners[0]) if owners else None
+
+    async def _find_facts(
+        self, event: ExportReady | RenderReady, *, requester: routing.Opened | None
     ) -> dict[str, Any] | None:
-        """The user and the session to believe; None if nobody here has to do with the avatar.
+        """Return the user and the session to replace those of the POST; None if the avatar is not of a known user.
 
-        A session that the POST names is believed if it is one of the user whose avatar this is. If not, the
-        event still reaches the session that its render or its avatar leads to.
+        The session that the POST names is kept if it is one of the avatar's user. If not, the event still belongs to
+        the session of its render or its avatar.
         """
-        maker = await self._sessions.find("avatar", event.avatar_id)
-        named = None
-        if event.session_id is not None:
-            named = await self._sessions.find("session", event.session_id)
-        session = asked_by or maker or named
+        owner = await self._bus.find_owner(event.avatar_id)
+        named = None if event.session_id is None else await self._bus.find_opened(event.session_id)
+        session = requester or owner or named
         if session is None:
+            if event.session_id is not None:
+                raise _get_unknown_session(event)
             return None
-        known_as_theirs = maker is not None and maker.user_id == session.user_id
-        if not known_as_theirs and await self._status(session.user_id, event.avatar_id) is None:
+        is_users_avatar = owner is not None and owner.user_id == session.user_id
+        if not is_users_avatar and await self._get_avatar_status(session.user_id, event.avatar_id) is None:
             return None
-        is_theirs = named is not None and named.user_id == session.user_id
-        return {"user_id": session.user_id, "session_id": event.session_id if is_theirs else None}
+        is_users_session = named is not None and named.user_id == session.user_id
+        return {"user_id": session.user_id, "session_id": event.session_id if is_users_session else None}
 
-    async def _status(self, user_id: str, avatar_id: UUID) -> ScanStatus | None:
-        """How far an avatar is; None if it is not one of the user."""
+    async def _get_avatar_status(self, user_id: str, avatar_id: UUID) -> ScanStatus | None:
+        """Return the status of an avatar; None if the user does not have it."""
 
-        def found(avatars: tuple[Avatar, ...]) -> ScanStatus | None:
+        def find(avatars: tuple[Avatar, ...]) -> ScanStatus | None:
             return next((avatar.status for avatar in avatars if avatar.id == avatar_id), None)
 
         try:
-            avatars = await self._ask(
+            avatars = await self._request_shared(
                 ("avatars", user_id),
-                lambda: self._client.list_user_avatars(user_id, include_not_ready=True),
-                settled=lambda avatars: found(avatars) not in (None, *_UNFINISHED),
+                lambda: self._get_client().list_user_avatars(user_id, include_not_ready=True),
+                is_final=lambda avatars: find(avatars) not in (None, *_UNFINISHED),
             )
         except NotFoundError:
             return None
-        return found(avatars)
+        return find(avatars)
 
-    async def _ask(
-        self, key: tuple[str, object], call: Callable[[], Awaitable[T]], *, settled: Callable[[T], bool]
+    def _get_client(self) -> AvaturnClient:
+        client: Any = self._client
+        return cast("AvaturnClient", client if hasattr(client, "list_user_avatars") else client())
+
+    async def _request_shared(
+        self, key: tuple[str, object], call: Callable[[], Awaitable[T]], *, is_final: Callable[[T], bool]
     ) -> T:
-        """The answer to a call, which is shared by those who want it at the same time."""
-        joined = key in self._flights
-        answer = await self._fly(key, call)
-        if joined and not settled(answer):
-            # What was joined may have been asked before the thing happened that the event tells of.
-            answer = await self._fly(key, call)
-        return answer
+        """Return the result of a call, which is shared with equal calls in flight."""
+        joined = key in self._in_flight
+        result = await self._join(key, call)
+        if joined and not is_final(result):
+            # The call that was joined may have been sent before the thing happened that this event reports.
+            result = await self._join(key, call)
+        return result
 
-    async def _fly(self, key: tuple[str, object], call: Callable[[], Awaitable[T]]) -> T:
-        flight = self._flights.get(key)
-        if not self._flights:
-            # A semaphore belongs to the event loop in which somebody had to wait for it.
-            self._slots = asyncio.Semaphore(self._concurrency)
-        if flight is None:
-            flight = self._flights[key] = asyncio.create_task(self._in_slot(call), name=f"confirm {key[0]}")
-            flight.add_done_callback(lambda done: self._landed(key, done))
-        # Whoever gives up must not end the call of the others.
-        answer: T = await asyncio.shield(flight)
-        return answer
+    async def _join(self, key: tuple[str, object], call: Callable[[], Awaitable[T]]) -> T:
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            self._loop = loop
+            self._slots = asyncio.Semaphore(self._max_concurrency)
+            self._in_flight = {}
+        request = self._in_flight.get(key)
+        if request is None:
+            request = loop.create_task(self._call_in_slot(call), name=f"confirm {key[0]}")
+            if not request.done():  # an eager task can be done already
+                self._in_flight[key] = request
+                request.add_done_callback(lambda done: self._on_done(key, done))
+        self._callers[request] += 1
+        try:
+            # The call is shared: the cancellation of one caller must not end it for the rest.
+            result: T = await asyncio.shield(request)
+        finally:
+            self._callers[request] -= 1
+            if not self._callers[request]:
+                del self._callers[request]
+                if not request.done():
+                    # All callers were cancelled. The next one must not join a call that ends.
+                    if self._in_flight.get(key) is request:
+                        del self._in_flight[key]
+                    request.cancel()
+        return result
 
-    async def _in_slot(self, call: Callable[[], Awaitable[T]]) -> T:
+    async def _call_in_slot(self, call: Callable[[], Awaitable[T]]) -> T:
         async with self._slots:
             return await call()
 
-    def _landed(self, key: tuple[str, object], flight: asyncio.Task[Any]) -> None:
-        del self._flights[key]
-        if not flight.cancelled():
-            # Everybody who waited for it may have given up.
-            flight.exception()
+    def _on_done(self, key: tuple[str, object], request: asyncio.Future[Any]) -> None:
+        if self._in_flight.get(key) is request:
+            del self._in_flight[key]
+        if not request.cancelled():
+            request.exception()  # all callers may have been cancelled
 
 
-def _believed(event: AvatarReady | ExportReady | RenderReady, **facts: Any) -> Event:
-    """The event with these facts, and with nothing in ``raw`` that only the POST said."""
-    believed = attrs.evolve(event, **facts)
-    fields = attrs.asdict(believed, recurse=False)
+def _get_unknown_session(event: Event) -> UnknownSessionError:
+    return UnknownSessionError(
+        f"session {event.session_id} is unknown: was it opened through this router's store?"
+        " several workers need a shared store"
+    )
+
+
+def _replace_facts(event: AvatarReady | ExportReady | RenderReady, **facts: Any) -> Event:
+    """Return the event with these facts, and with nothing in ``raw`` that only the POST said."""
+    confirmed = attrs.evolve(event, **facts)
+    fields = attrs.asdict(confirmed, recurse=False)
     raw = {name: str(value) for name, value in fields.items() if name not in _NOT_RAW and value is not None}
-    return attrs.evolve(believed, raw=raw)
+    return attrs.evolve(confirmed, raw=raw)

@@ -1,97 +1,98 @@
-"""The events that Avaturn posts, and how they are read from the bytes of a webhook.
+"""The events that Avaturn posts, and how to parse them from the body of a webhook.
 
 Vendor's page: https://docs.avaturn.me (webhooks). Of ``avatar.ready`` only ``event`` and ``avatar_id`` are
-published, and export and render events are published without ``session_id``: what is not certain to be sent
-is ``None`` when it is absent.
+published, and export and render events are published without ``session_id``. A field that may be absent is
+``None`` then.
 """
 
 from __future__ import annotations
 
+import codecs
 import json
 from collections.abc import Callable, Mapping
-from functools import cache
-from typing import Any, TypeVar, cast, get_args, get_type_hints
+from functools import lru_cache
+from types import MappingProxyType
+from typing import Any, NoReturn, cast
 from uuid import UUID
 
 import attrs
 from attrs import field, frozen
 
-from avaturn_async._ids import uuid_of
-from avaturn_async._structure import NOT_SENT, UNREADABLE, read_str, reader
-from avaturn_async._unguarded import written
-from avaturn_async.errors import WebhookPayloadError
+from avaturn_async._converter import structure
+from avaturn_async._validation import parse_uuid
+from avaturn_async.errors import AvaturnDecodeError, WebhookPayloadError
 from avaturn_async.models import ScanStatus, TaskStatus
-from avaturn_async.webhooks._json import strict_json
 
 __all__ = ["AvatarReady", "Event", "ExportReady", "RenderReady", "UnknownEvent", "event_body", "parse_event"]
 
-T = TypeVar("T")
+_MAX_DIGITS = 20
+_MAX_DEPTH = 64
 
 
 @frozen(kw_only=True)
 class AvatarReady:
-    """An avatar was processed. Look at ``status``: it may say failed."""
+    """An avatar was processed. ``status`` tells success from failure."""
 
     avatar_id: UUID
     """The avatar."""
     user_id: str | None = None
-    """Whose avatar it is."""
+    """The user who owns the avatar."""
     session_id: UUID | None = None
     """The session in which it was made or edited."""
     status: ScanStatus | None = None
-    """How it ended; None when the event does not say."""
+    """The result; None if the event has no status."""
     event: str = field(default="avatar.ready", init=False)
     """The event's name."""
     raw: Mapping[str, Any] = field(factory=dict[str, Any], eq=False, repr=False)
-    """Everything that was posted."""
+    """The whole JSON object that was posted."""
     position: int = field(default=0, eq=False, repr=False)
-    """Rises with arrival; 0 for an event that no router gave out."""
+    """The position in the log; 0 for an event that does not come from a router."""
 
 
 @frozen(kw_only=True)
 class ExportReady:
-    """An export ended. Look at ``status``: it may say failed."""
+    """An export ended. ``status`` tells success from failure."""
 
     avatar_id: UUID
     """The avatar that was exported."""
     user_id: str
-    """Whose avatar it is."""
+    """The user who owns the avatar."""
     status: TaskStatus
-    """How it ended."""
+    """The result."""
     export_url: str | None = field(default=None, repr=False)
-    """Temporary address of the GLB: download it at once. None when it failed."""
+    """Temporary URL of the GLB. None if the export failed."""
     session_id: UUID | None = None
     """The session, if the event names one; the published example does not."""
     event: str = field(default="export.ready", init=False)
     """The event's name."""
     raw: Mapping[str, Any] = field(factory=dict[str, Any], eq=False, repr=False)
-    """Everything that was posted."""
+    """The whole JSON object that was posted."""
     position: int = field(default=0, eq=False, repr=False)
-    """Rises with arrival; 0 for an event that no router gave out."""
+    """The position in the log; 0 for an event that does not come from a router."""
 
 
 @frozen(kw_only=True)
 class RenderReady:
-    """A render ended. Look at ``status``: it may say failed."""
+    """A render ended. ``status`` tells success from failure."""
 
     avatar_id: UUID
     """The avatar that was rendered."""
     user_id: str
-    """Whose avatar it is."""
+    """The user who owns the avatar."""
     id: UUID
-    """The render: what ``render_user_avatar`` answered as ``id``."""
+    """The render: ``Render.id`` of ``render_user_avatar``."""
     status: TaskStatus
-    """How it ended."""
+    """The result."""
     render_url: str | None = field(default=None, repr=False)
-    """Address of the image for about 15 minutes: download it at once. None when it failed."""
+    """URL of the image, valid for about 15 minutes. None if the render failed."""
     session_id: UUID | None = None
     """The session, if the event names one; the published example does not."""
     event: str = field(default="render.ready", init=False)
     """The event's name."""
     raw: Mapping[str, Any] = field(factory=dict[str, Any], eq=False, repr=False)
-    """Everything that was posted."""
+    """The whole JSON object that was posted."""
     position: int = field(default=0, eq=False, repr=False)
-    """Rises with arrival; 0 for an event that no router gave out."""
+    """The position in the log; 0 for an event that does not come from a router."""
 
 
 @frozen(kw_only=True)
@@ -101,120 +102,172 @@ class UnknownEvent:
     event: str
     """The event's name."""
     avatar_id: UUID | None = None
-    """The avatar that it is about, if it says so readably."""
+    """The avatar, if the event has a valid ``avatar_id``."""
     user_id: str | None = None
-    """The user, if it says so readably."""
+    """The user, if the event has a valid ``user_id``."""
     session_id: UUID | None = None
-    """The session, if it says so readably."""
+    """The session, if the event has a valid ``session_id``."""
     problems: tuple[str, ...] = ()
-    """For an event of a known type: each place that is not of the documented shape."""
-    raw: Mapping[str, Any] = field(factory=dict[str, Any], repr=False)
-    """Everything that was posted."""
+    """For an event of a known type: each place that does not have the documented shape."""
+    raw: Mapping[str, Any] = field(factory=dict[str, Any], hash=False, repr=False)
+    """The whole JSON object that was posted."""
     position: int = field(default=0, eq=False, repr=False)
-    """Rises with arrival; 0 for an event that no router gave out."""
+    """The position in the log; 0 for an event that does not come from a router."""
 
 
 Event = AvatarReady | ExportReady | RenderReady | UnknownEvent
-"""What a router gives out; a ``match`` over the four is complete."""
+"""Any event; a ``match`` over the four classes is exhaustive."""
+
+
+_EVENT_TYPES: Mapping[str, type[AvatarReady | ExportReady | RenderReady]] = MappingProxyType(
+    {"avatar.ready": AvatarReady, "export.ready": ExportReady, "render.ready": RenderReady}
+)
 
 
 def parse_event(body: bytes) -> Event:
-    """The event in the body of an authentic webhook.
+    """Return the event in the body of an authentic webhook.
+
+    An event of an unknown type, or of a known type with another shape, becomes an UnknownEvent.
 
     Raises:
-        WebhookPayloadError: It is not strict JSON, not an object, or has no ``event``.
+        WebhookPayloadError: The body is not strict JSON, is not an object, or has no ``event``.
+        TypeError: ``body`` is not bytes.
     """
-    value = strict_json(body)
-    if type(value) is not dict:
+    if not isinstance(body, bytes):
+        raise TypeError(f"body must be the raw bytes of the webhook, not {type(body).__name__}")
+    value = parse_strict_json(body)
+    if not isinstance(value, dict):
         raise WebhookPayloadError("not a JSON object")
     raw = cast("dict[str, Any]", value)
     name = raw.get("event")
-    if type(name) is not str:
-        raise WebhookPayloadError("no event in it")
-    known = _KNOWN.get(name)
-    if known is None:
-        return _unknown(name, raw, problems=())
-    try:
-        event: Event = reader(known)(raw)
-    except UNREADABLE:
-        pass
-    else:
-        return event
-    return _unknown(name, raw, problems=_problems(known, raw))
-
-
-def _unknown(name: str, raw: dict[str, Any], *, problems: tuple[str, ...]) -> UnknownEvent:
-    """An event of which only the ids are of interest, so far as they are readable."""
+    if not isinstance(name, str):
+        raise WebhookPayloadError("no event of type str in the object")
+    problems: tuple[str, ...] = ()
+    if name in _EVENT_TYPES:
+        # A null means the same as an absent key.
+        fields = {key: item for key, item in raw.items() if item is not None}
+        try:
+            return structure({**fields, "raw": raw, "position": 0}, _EVENT_TYPES[name])
+        except AvaturnDecodeError as error:
+            problems = error.problems
+    user_id = raw.get("user_id")
     return UnknownEvent(
         event=name,
-        avatar_id=_readable(uuid_of, raw.get("avatar_id")),
-        user_id=_readable(read_str, raw.get("user_id")),
-        session_id=_readable(uuid_of, raw.get("session_id")),
+        avatar_id=_parse_uuid_or_none(raw.get("avatar_id")),
+        user_id=user_id if isinstance(user_id, str) else None,
+        session_id=_parse_uuid_or_none(raw.get("session_id")),
         problems=problems,
         raw=raw,
     )
 
 
-def _readable(read: Callable[[Any], T], value: Any) -> T | None:
+parse_event_cached: Callable[[bytes], Event] = lru_cache(maxsize=64)(parse_event)
+"""``parse_event`` for the receiver and the readers of the log, which parse the same body within milliseconds."""
+
+
+def _parse_uuid_or_none(value: Any) -> UUID | None:
     try:
-        return read(value)
-    except UNREADABLE:
+        return parse_uuid(value)
+    except ValueError:
         return None
 
 
-def _problems(cls: Any, raw: dict[str, Any]) -> tuple[str, ...]:
-    """Each place that is not of the documented shape."""
-    problems: list[str] = []
-    types = get_type_hints(cls)
-    for a in attrs.fields(cls):
-        value, kind = raw.get(a.name), types[a.name]
-        if a.name in NOT_SENT:
-            continue
-        if value is not None:
-            if _readable(reader(kind), value) is None:
-                expected = "UUID" if UUID in (kind, *get_args(kind)) else "str"
-                problems.append(f"expected {expected} at $.{a.name}")
-        elif a.default is attrs.NOTHING:
-            problems.append(f"missing $.{a.name}")
-    return tuple(problems)
-
-
-def at_position(event: Event, position: int) -> Event:
-    """The event as the one that a store has at a position: ``attrs.evolve`` in a third of its time."""
-    cls: Any = type(event)
-    made: Event = _copier(cls)(event, position)
-    return made
-
-
-@cache
-def _copier(cls: Any) -> Callable[..., Any]:
-    """What makes a copy of an event of a class, with another position."""
-    names = [a.name for a in attrs.fields(cls) if a.name != "position"]
-    lines = ["made = begin()", *(f"made.{name} = event.{name}" for name in names)]
-    lines += ["made.position = position", "made.__class__ = cls", "return made"]
-    return written("event, position", lines, cls, {})
-
-
 def event_body(event: Event) -> bytes:
-    """The JSON that ``parse_event`` reads as this event: what was posted, with the attributes over it."""
+    """Return the JSON that ``parse_event`` parses as this event: ``raw`` with the attributes over it."""
     values: dict[str, Any] = dict(event.raw)
     names = [a.name for a in attrs.fields(type(event)) if a.name not in {"raw", "position", "problems"}]
     for name in names:
         value = getattr(event, name)
         if isinstance(value, UUID):
-            # Either case was readable, so that what was posted stays.
+            # An id in upper case was accepted, so it stays as posted.
             if str(values.get(name)).lower() != str(value):
                 values[name] = str(value)
         elif value is not None:
             values[name] = value
         elif name in values and not isinstance(event, UnknownEvent):
-            # What an UnknownEvent could not read stays: that is what makes it unknown.
+            # An UnknownEvent keeps the invalid values that made it unknown.
             values[name] = None
     return json.dumps(values, separators=(",", ":")).encode()
 
 
-_KNOWN: dict[str, Any] = {
-    "avatar.ready": AvatarReady,
-    "export.ready": ExportReady,
-    "render.ready": RenderReady,
-}
+class _NotStrictError(ValueError):
+    """JSON that json.loads accepts and RFC 8259 does not. The message contains nothing of the body."""
+
+
+def parse_strict_json(body: bytes) -> Any:
+    """Return the value in a body, if all parsers of JSON read it alike.
+
+    Raises:
+        WebhookPayloadError: The body is not UTF-8 (one byte order mark is accepted), is not JSON, or has
+            duplicate keys, numbers that are not finite, integers of more than 20 digits, lone surrogates, or
+            more than 64 levels.
+    """
+    try:
+        text = body.removeprefix(codecs.BOM_UTF8).decode()
+        value = _decoder.decode(text)
+        if "\\u" in text:
+            # An escape can write a lone surrogate, which UTF-8 cannot encode.
+            json.dumps(value, ensure_ascii=False).encode()
+        if text.count("[") + text.count("{") > _MAX_DEPTH:
+            _check_depth(value)
+    except _NotStrictError as error:
+        reason = str(error)
+    except UnicodeDecodeError:
+        reason = "not UTF-8"
+    except UnicodeEncodeError:
+        reason = "a lone surrogate"
+    except RecursionError:
+        reason = "nested too deeply"
+    except ValueError:
+        reason = "not JSON"
+    else:
+        return value
+    raise WebhookPayloadError(reason)
+
+
+def _check_depth(value: Any) -> None:
+    # Level by level, since recursion could exceed Python's limit.
+    layer: list[Any] = [value]
+    for _ in range(_MAX_DEPTH):
+        below: list[Any] = []
+        for item in layer:
+            if isinstance(item, dict):
+                below += cast("dict[str, Any]", item).values()
+            elif isinstance(item, list):
+                below += item
+        layer = below
+    if any(isinstance(item, dict | list) for item in layer):
+        raise _NotStrictError("nested too deeply")
+
+
+def _make_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        raise _NotStrictError("duplicate key")
+    return made
+
+
+def _parse_int(text: str) -> int:
+    if len(text.removeprefix("-")) > _MAX_DIGITS:
+        raise _NotStrictError("an integer of more than 20 digits")
+    return int(text)
+
+
+def _parse_float(text: str) -> float:
+    value = float(text)
+    if value in (float("inf"), float("-inf")):
+        raise _NotStrictError("a number that is not finite")
+    return value
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise _NotStrictError(f"{name} is not JSON")
+
+
+# json.loads() with options makes one of these for each call.
+_decoder = json.JSONDecoder(
+    object_pairs_hook=_make_object,
+    parse_int=_parse_int,
+    parse_float=_parse_float,
+    parse_constant=_refuse_constant,
+)

@@ -1,80 +1,82 @@
-"""WebhookReceiver: from a request to a reply, whatever comes in.
+"""WebhookReceiver: from a request to a reply.
 
-The checks stand in the order of their price, and nothing is parsed before it is authentic. 200 is said once
-the store has the event, and never before. ``receive()`` knows no framework; ``handle`` is the aiohttp
-handler and ``asgi`` the ASGI application.
+The checks stand in the order of their cost, and nothing is parsed before it is authentic. The reply is 200 only after
+the store has the event. ``receive()`` is independent of any web framework; ``handle`` is the aiohttp handler and
+``asgi`` the ASGI application, and both call ``receive()``.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import traceback
+from collections.abc import Awaitable, Callable, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
+from avaturn_async._validation import get_kind, validate_positive
 from avaturn_async.errors import (
     AvaturnError,
     RouterClosedError,
     StoreError,
     StoreFullError,
+    UnknownSessionError,
     WebhookPayloadError,
     WebhookRejected,
 )
-from avaturn_async.webhooks._outcomes import Outcomes
-from avaturn_async.webhooks.events import Event, UnknownEvent, event_body, parse_event
-from avaturn_async.webhooks.request import RawHeaders, WebhookReply, WebhookRequest
-from avaturn_async.webhooks.verification import Verifier, believes_anybody, check_verifier
+from avaturn_async.webhooks.events import (
+    AvatarReady,
+    Event,
+    RenderReady,
+    UnknownEvent,
+    event_body,
+    parse_event,
+    parse_event_cached,
+)
+from avaturn_async.webhooks.replies import ReplyCounter, printable
+from avaturn_async.webhooks.request import WebhookReply, WebhookRequest
+from avaturn_async.webhooks.verification import Verifier, accepts_unsigned, validate_verifier, verify_headers
 
 if TYPE_CHECKING:
     from aiohttp import web
 
-    from avaturn_async.webhooks._asgi import AsgiApp
+    from avaturn_async.webhooks.asgi import AsgiApp
     from avaturn_async.webhooks.router import SessionRouter
 
 __all__ = ["WebhookReceiver"]
 
-_MOST_DIGITS = 18
-# Another method could be anything, and does not get into the log.
+# int() of a longer text is slow, and no length has more digits.
+_MAX_LENGTH_DIGITS = 18
+# 256 KiB of JSON can become 6 MB of objects, and the cache of parsed events holds 64.
+_MAX_CACHED_BODY = 4_096
+# Only these methods are logged: any other text comes from the sender.
 _METHODS = frozenset({"GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"})
+# Bounds of the bodies that are being read. Beyond them, the body that has been read for the longest time is given up,
+# so that senders that hold their bodies back cannot shut out a body that comes at once.
+_MAX_READERS = 10_000
+_MAX_PARTIAL_BYTES = 67_108_864
 
 
-class _NotJsonError(Exception):
-    """An authentic webhook whose content type is another."""
-
-
-class _SeenError(Exception):
-    """An event that is stored already, so that the API is not asked about it again."""
-
-
-class _RefutedError(Exception):
-    """An authentic event that the API does not know of."""
-
-
-# The first that fits counts.
-_FAILURES: tuple[tuple[type[Exception], str], ...] = (
-    (WebhookRejected, "not_authentic"),
-    (_NotJsonError, "not_json"),
-    (WebhookPayloadError, "not_an_event"),
-    (_SeenError, "duplicate"),
-    (_RefutedError, "refuted"),
-    (RouterClosedError, "closing"),
-    (StoreFullError, "store_full"),
-    (StoreError, "store_away"),
-    (AvaturnError, "unconfirmed"),
-)
+# All else gets a reply: the panic of an extension module (pyo3) is a BaseException, too.
+_PASSED_ON = (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt, SystemExit)
 
 
 class Confirmation(Protocol):
-    """What a ConfirmByApi does."""
+    """Confirms events, as ConfirmByApi does."""
 
     async def check(self, event: Event) -> Event | None:
-        """The event to believe, or None when it is refuted or about nothing of ours."""
+        """Return the event to trust, or None if it is not confirmed.
+
+        Raises:
+            UnknownSessionError: The event belongs to a session that the router does not know.
+            AvaturnError: The event cannot be confirmed at present.
+        """
         ...
 
 
 class WebhookReceiver:
-    """Verifies incoming webhooks and hands their events to a router.
+    """Verifies incoming webhooks and publishes their events to a router.
 
     ::
 
@@ -82,17 +84,20 @@ class WebhookReceiver:
         receiver.add_to(app, "/avaturn")
 
     Args:
-        router: Where events go.
-        verifier: What makes a webhook authentic. There is no default.
-        confirm: Asks the API about each event before it is believed, such as ConfirmByApi.
-        max_body: Bytes of the largest body.
-        read_timeout: Seconds that a body may take to arrive.
-        max_in_flight: Requests handled at a time; the next is told to come again.
-        clock: Seconds that only rise, for the rate of the log.
+        router: Receives the events.
+        verifier: Decides whether a webhook is authentic. It has no default.
+        confirm: Confirms each event before it is published, such as ConfirmByApi.
+        max_body: Bytes of the largest accepted body.
+        read_timeout: Seconds within which a body must arrive.
+        max_in_flight: Number of webhooks processed at a time; the reply to a further webhook is 503. Bodies that are
+            being read do not count.
+        peer: Returns the sender's address for the log, given aiohttp's request or the ASGI scope. By default the
+            address of the connection, which is the proxy's behind a proxy.
+        clock: Returns seconds that only rise, for the rate of the log.
 
     Raises:
-        ValueError: ``verifier`` accepts everybody and there is no ``confirm``, or a number makes no sense.
-        TypeError: ``router`` or ``verifier`` is none.
+        ValueError: ``verifier`` accepts unsigned webhooks and ``confirm`` is missing, or a number is not above zero.
+        TypeError: ``router``, ``verifier`` or ``confirm`` has another type.
     """
 
     def __init__(
@@ -104,156 +109,279 @@ class WebhookReceiver:
         max_body: int = 262_144,
         read_timeout: float = 10.0,
         max_in_flight: int = 256,
+        peer: Callable[[Any], str] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if not hasattr(router, "publish"):
             raise TypeError(f"router must be a SessionRouter, not {type(router).__name__}")
-        check_verifier(verifier)
-        if confirm is None and believes_anybody(verifier):
-            raise ValueError("this verifier accepts everybody: give confirm=ConfirmByApi(client, router) too")
-        if not min(max_body, read_timeout, max_in_flight) > 0:
-            raise ValueError("max_body, read_timeout and max_in_flight must be above zero")
+        validate_verifier(verifier)
+        if confirm is None and accepts_unsigned(verifier):
+            raise ValueError("this verifier accepts unsigned webhooks: give confirm=ConfirmByApi(client, router) too")
+        if confirm is not None and (isinstance(confirm, type) or not hasattr(confirm, "check")):
+            raise TypeError(f"confirm must be ConfirmByApi(client, router), not {get_kind(confirm)}")
+        validate_positive(max_body=max_body, read_timeout=read_timeout, max_in_flight=max_in_flight)
         self.router = router
         self.max_body = max_body
         self.read_timeout = read_timeout
         self._max_in_flight = max_in_flight
         self._verifier = verifier
         self._confirm = confirm
-        self.in_flight: int = 0
-        """Requests that are being handled, their bodies being read included; adapters count them."""
-        self._outcomes = Outcomes(clock=clock)
+        self._peer = peer
+        # Webhooks between check_headers() and their reply.
+        self._in_flight = 0
+        # Bytes read so far of each body that is being read, the oldest first; each timeout can end its reader.
+        self._readers: dict[asyncio.Timeout, int] = {}
+        # Their sum.
+        self._partial_bytes = 0
+        self._replies = ReplyCounter(clock=clock)
 
     @property
     def outcomes(self) -> Mapping[str, int]:
-        """How many webhooks ended in which way since the start: a live view."""
-        return MappingProxyType(self._outcomes.counts)
+        """Count of webhooks by outcome since the start; a live, read-only view.
+
+        Waiters and handlers receive events with the outcome ``stored``. The reply is 200 also to a ``duplicate``, to an
+        event that the API does not confirm (``not_confirmed``), and to an event of an ``unknown_session``, which only
+        ``on_unrouted`` receives. The reply to all other outcomes is an error.
+        """
+        return MappingProxyType(self._replies.counts)
 
     async def receive(self, request: WebhookRequest) -> WebhookReply:
-        """The reply to a request that is there as a whole; for any framework.
+        """Process a complete request of any framework and return the reply.
 
-        Never raises: what goes wrong inside is a 503.
+        The reply to an internal error is a 503.
+
+        Raises:
+            TypeError: ``request`` is the request of a web framework.
         """
-        refusal = self.refuse(request.method, request.headers, peer=request.peer, read=len(request.body))
+        if not isinstance(request, WebhookRequest):
+            raise TypeError(
+                f"request must be a WebhookRequest, not {type(request).__name__}: "
+                "for aiohttp there is handle(), for FastAPI and Starlette asgi"
+            )
+        refusal = self.check_headers(request)
         if refusal is not None:
             return refusal
-        self.in_flight += 1
+        self._in_flight += 1
         try:
-            return await self.judge(request)
+            return await self._process(request)
+        except _PASSED_ON:
+            raise
+        except BaseException as error:  # noqa: BLE001 - an error in a verifier, a confirmation or a store must not be a 500
+            outcome, reason = _get_outcome(error)
+            return self._replies.reply(request, outcome, reason)
         finally:
-            self.in_flight -= 1
+            self._in_flight -= 1
 
-    def refuse(self, method: str, headers: RawHeaders, *, peer: str, read: int = 0) -> WebhookReply | None:
-        """The reply to a request whose body is not worth reading, by its head alone."""
-        if method != "POST":
-            return self.end("wrong_method", reason=method if method in _METHODS else "unknown", peer=peer)
-        by_name, length = headers.by_name, read
-        for value in by_name.get(b"content-length", ()):
-            # Past 18 digits int() gets slow, and the number is no length.
-            length = max(length, int(value[:_MOST_DIGITS])) if value.isdigit() else length
+    def check_headers(self, request: WebhookRequest) -> WebhookReply | None:
+        """Return the reply to a request that is refused by its head alone, else None.
+
+        Adapters call this before they read the body, with ``body=b""``. ``receive()`` calls it too.
+        """
+        if request.method != "POST":
+            method = request.method if request.method in _METHODS else "unknown method"
+            return self._replies.reply(request, "method_not_allowed", method)
+        length = _get_length(request)
         if length > self.max_body:
-            return self.end("too_large", reason="declared", peer=peer, length=length)
-        if b"content-encoding" in by_name and _is_encoded(by_name[b"content-encoding"]):
-            return self.end("encoded", reason="Content-Encoding is not taken", peer=peer, length=length)
+            return self._replies.reply(request, "too_large", f"longer than {self.max_body} bytes", length)
+        encodings = request.values(b"content-encoding")
+        if any(value.strip().lower() not in (b"", b"identity") for value in encodings):
+            return self._replies.reply(request, "unsupported_encoding", "the body has a Content-Encoding", length)
         if self.router.closing:
-            return self.end("closing", reason="the router is closing", peer=peer, length=length)
-        if self.in_flight >= self._max_in_flight:
-            return self.end("busy", reason="too many in flight", peer=peer, length=length)
+            return self._replies.reply(request, "shutting_down", "the router is closing", length)
+        if self._in_flight >= self._max_in_flight:
+            return self._replies.reply(request, "busy", f"{self._max_in_flight} webhooks in flight", length)
+        try:
+            verify_headers(self._verifier, request)
+        except _PASSED_ON:
+            raise
+        except BaseException as error:  # noqa: BLE001 - a verifier may be the user's
+            outcome, reason = _get_outcome(error)
+            return self._replies.reply(request, outcome, reason, length)
         return None
 
-    def end(self, outcome: str, *, reason: str = "", peer: str = "", length: int = 0) -> WebhookReply:
-        """Count and log how a request ended, and give the reply for it."""
-        return self._outcomes.reply(outcome, reason=reason, peer=peer, length=length)
+    async def read_body(self, head: WebhookRequest, next_chunk: Callable[[], Awaitable[bytes]]) -> bytes | WebhookReply:
+        """Read a body within the bounds of size and time, for adapters.
 
-    async def judge(self, request: WebhookRequest) -> WebhookReply:
-        """The reply to a request that was not refused and is there as a whole."""
-        reason = ""
+        Args:
+            head: The request without its body.
+            next_chunk: Returns the next bytes; ``b""`` at the end. Each Exception means an incomplete body.
+
+        Returns:
+            The body, or the reply to a body that is too large, too slow or incomplete.
+        """
+        body = bytearray()
+        timeout = asyncio.timeout(self.read_timeout)
         try:
-            event, key = self._read(request)
-            body = request.body
-            if self._confirm is not None:
-                posted, event = event, await self._believed(event, key, self._confirm)
-                body = body if event is posted else event_body(event)
-            is_new = await self.router.publish(event, key=key, body=body)
-            outcome = "stored" if is_new else "duplicate"
-            if is_new and isinstance(event, UnknownEvent) and event.problems:
-                self._note_drift(event, request)
-        except Exception as error:  # noqa: BLE001 - a mistake in a verifier or store must not be a 500
-            outcome, reason = _failure(error)
-        return self._outcomes.reply(outcome, reason=reason, peer=request.peer, length=len(request.body))
+            async with timeout:
+                self._readers[timeout] = 0
+                self._end_oldest_readers(timeout)
+                while chunk := await next_chunk():
+                    body += chunk
+                    if len(body) > self.max_body:
+                        return self._replies.reply(head, "too_large", f"longer than {self.max_body} bytes", len(body))
+                    if timeout in self._readers:  # not so if this body was given up, and the timeout comes next
+                        self._partial_bytes += len(chunk)
+                        self._readers[timeout] = len(body)
+                        self._end_oldest_readers(timeout)
+        except TimeoutError:
+            return self._replies.reply(
+                head, "read_timeout", f"no complete body within {self.read_timeout} s", len(body)
+            )
+        except asyncio.CancelledError:
+            self._replies.reply(head, "incomplete_body", "the handler was cancelled", len(body))
+            raise
+        except Exception as error:  # noqa: BLE001 - each HTTP parser has its own errors for an incomplete body
+            return self._replies.reply(head, "incomplete_body", type(error).__name__, len(body))
+        finally:
+            self._partial_bytes -= self._readers.pop(timeout, 0)
+        return bytes(body)
 
-    def _read(self, request: WebhookRequest) -> tuple[Event, str]:
-        """The event in an authentic request, and its key."""
-        id_ = self._verifier.verify(request)
-        if not _is_json(request.headers.by_name.get(b"content-type", ())):
-            raise _NotJsonError("content type")
+    def _end_oldest_readers(self, newest: asyncio.Timeout) -> None:
+        """Give up the oldest bodies while the bodies that are being read exceed their bounds."""
+        max_bytes = max(_MAX_PARTIAL_BYTES, 4 * self.max_body)
+        while len(self._readers) > _MAX_READERS or self._partial_bytes > max_bytes:
+            oldest = next(iter(self._readers))
+            if oldest is newest:
+                return
+            self._partial_bytes -= self._readers.pop(oldest)
+            if not oldest.expired():
+                oldest.reschedule(asyncio.get_running_loop().time())
+
+    async def _process(self, request: WebhookRequest) -> WebhookReply:
+        """Verify, parse, confirm and publish a request that check_headers() accepted."""
         body = request.body
-        key = f"id:{id_}" if id_ is not None else f"sha256:{hashlib.sha256(body).hexdigest()}"
-        return parse_event(body), key
-
-    async def _believed(self, event: Event, key: str, confirm: Confirmation) -> Event:
-        """The event of which the API, if it can be asked, has said that it is so."""
-        if await self.router.seen(key):
-            raise _SeenError
-        if not isinstance(event, UnknownEvent):
-            believed = await confirm.check(event)
+        delivery_id = self._verifier.verify(request)
+        types = request.values(b"content-type")
+        if not _is_json(types):
+            shown = b", ".join(types).decode("latin-1")
+            return self._replies.reply(request, "unsupported_media_type", f"content type {printable(shown)}")
+        posted = event = parse_event_cached(body) if len(body) <= _MAX_CACHED_BODY else parse_event(body)
+        is_unsigned = accepts_unsigned(self._verifier)
+        if delivery_id is not None:
+            key, unique_for = f"id:{delivery_id}", None
         else:
-            # There is nothing that one could ask about it: a secret is enough, and nothing at all is not.
-            believed = None if believes_anybody(self._verifier) else event
-        if believed is None:
-            raise _RefutedError("not confirmed")
-        return believed
+            # Equal bodies without an id may be two events: a person who saves an avatar twice.
+            content = _get_identity(event).encode() if is_unsigned else body
+            key, unique_for = f"sha256:{hashlib.sha256(content).hexdigest()}", self.router.dedup_window
+        unknown_session = None
+        if self._confirm is not None:
+            if await self.router.contains(key):  # a duplicate costs no request to the API
+                return self._replies.reply(request, "duplicate", event=event)
+            trusted: Event | None
+            try:
+                if isinstance(event, UnknownEvent):
+                    # The API has no call that could confirm it, so a valid secret must be enough.
+                    trusted = None if is_unsigned else event
+                else:
+                    trusted = await self._confirm.check(event)
+            except UnknownSessionError as error:
+                unknown_session = str(error)
+                if is_unsigned:
+                    return self._replies.reply(request, "unknown_session", unknown_session, event=event)
+            else:
+                if trusted is None:
+                    return self._replies.reply(
+                        request, "not_confirmed", "the API does not confirm the event", event=event
+                    )
+                event = trusted
+                body = body if event is posted else event_body(event)
+        is_new = await self.router.publish(
+            event, key=key, body=body, unique_for=unique_for, confirmed=unknown_session is None
+        )
+        if not is_new:
+            return self._replies.reply(request, "duplicate", event=event)
+        if unknown_session is not None:
+            return self._replies.reply(request, "unknown_session", unknown_session, event=event)
+        if isinstance(event, UnknownEvent) and event.problems:
+            text = "webhook of another shape than documented"
+            self._replies.warn(request, "schema_drift", text, "; ".join(event.problems), event=event)
+        return self._replies.reply(request, "stored", event=event)
 
-    def _note_drift(self, event: UnknownEvent, request: WebhookRequest) -> None:
-        what, why, length = "webhook of another shape", "; ".join(event.problems), len(request.body)
-        self._outcomes.note("drift", what, why, peer=request.peer, length=length)
+    def get_peer(self, request: Any, default: str) -> str:
+        """Return the sender's address for the log, from the ``peer`` option if it was given."""
+        if self._peer is None:
+            return default
+        try:
+            return str(self._peer(request))
+        except Exception:  # noqa: BLE001 - an error in the user's function must not cost a webhook
+            return default
 
-    # The adapters: a line each, so that this file knows no framework until one is used.
+    # The adapters. Their modules are imported on first use, since they need a web framework.
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        """The aiohttp handler, for ``app.router.add_post(path, receiver.handle)``; see also ``add_to``."""
-        from avaturn_async.webhooks._aiohttp import handle  # noqa: PLC0415
+        """Handle an aiohttp request: ``app.router.add_post(path, receiver.handle)``. See also ``add_to``."""
+        from avaturn_async.webhooks import aiohttp_adapter  # noqa: PLC0415
 
-        return await handle(self, request)
+        return await aiohttp_adapter.handle(self, request)
 
     async def expect(self, request: web.Request) -> web.StreamResponse | None:
-        """The aiohttp expect_handler: refuses by the head before a body is sent."""
-        from avaturn_async.webhooks._aiohttp import expect  # noqa: PLC0415
+        """Serve as aiohttp's expect_handler: refuse by the head, before the sender sends a body."""
+        from avaturn_async.webhooks import aiohttp_adapter  # noqa: PLC0415
 
-        return await expect(self, request)
+        return await aiohttp_adapter.expect(self, request)
 
     def add_to(self, app: web.Application, path: str) -> None:
-        """Mount in an aiohttp app, for every method, with the router's lifetime in its cleanup_ctx."""
-        from avaturn_async.webhooks._aiohttp import add_to  # noqa: PLC0415
+        """Mount in an aiohttp app, for every method. The router starts and closes with the app.
 
-        add_to(self, app, path)
+        Raises:
+            TypeError: ``app`` is not an application of aiohttp.
+        """
+        from avaturn_async.webhooks import aiohttp_adapter  # noqa: PLC0415
+
+        aiohttp_adapter.add_to(self, app, path)
 
     @property
     def asgi(self) -> AsgiApp:
-        """The ASGI application, to be mounted in FastAPI, Starlette or another framework."""
-        from avaturn_async.webhooks._asgi import AsgiApp  # noqa: PLC0415
+        """The ASGI application, to mount in FastAPI, Starlette or another framework."""
+        from avaturn_async.webhooks.asgi import AsgiApp  # noqa: PLC0415
 
         return AsgiApp(self)
 
 
-def _is_encoded(encodings: Iterable[bytes]) -> bool:
-    """Whether a head says that the body is compressed."""
-    return any(value.strip().lower() not in (b"", b"identity") for value in encodings)
+def _get_identity(event: Event) -> str:
+    """Return what makes an unsigned event unique: a sender could vary all other fields, which the API replaces."""
+    match event:
+        case AvatarReady():
+            return f"{event.event} {event.avatar_id} {event.session_id}"
+        case RenderReady():
+            return f"{event.event} {event.avatar_id} {event.id}"
+        case _:
+            return f"{event.event} {event.avatar_id}"
 
 
-def _is_json(types: Sequence[bytes]) -> bool:
-    """Whether a head says that the body is JSON, or says nothing."""
+def _get_length(request: WebhookRequest) -> int:
+    """Return the length of the body, declared or read, whichever is greater."""
+    length = len(request.body)
+    for value in request.values(b"content-length"):
+        if value.isdigit():
+            length = max(length, int(value[:_MAX_LENGTH_DIGITS]))
+    return length
+
+
+def _is_json(types: list[bytes]) -> bool:
+    """Return whether the content type is JSON or absent."""
     if not types:
         return True
-    kind = types[0]
-    if kind != b"application/json":
-        kind = kind.partition(b";")[0].strip().lower()
-    return len(types) == 1 and (kind == b"application/json" or (b"/" in kind and kind.endswith(b"+json")))
+    name = types[0].partition(b";")[0].strip().lower()
+    return len(types) == 1 and (name == b"application/json" or (b"/" in name and name.endswith(b"+json")))
 
 
-def _failure(error: Exception) -> tuple[str, str]:
-    """How a webhook ends with an error, and why."""
-    for kind, outcome in _FAILURES:
-        if isinstance(error, kind):
+# The first class that fits decides.
+_ERROR_OUTCOMES: tuple[tuple[type[BaseException], str], ...] = (
+    (WebhookRejected, "unauthorized"),
+    (WebhookPayloadError, "invalid_json"),
+    (RouterClosedError, "shutting_down"),
+    (StoreFullError, "store_full"),
+    (StoreError, "store_unavailable"),
+    (AvaturnError, "confirmation_unavailable"),
+)
+
+
+def _get_outcome(error: BaseException) -> tuple[str, str]:
+    """Return the outcome and the reason for an error."""
+    for cls, outcome in _ERROR_OUTCOMES:
+        if isinstance(error, cls):
             return outcome, str(error)
-    # Its text could hold anything, the body included.
-    return "failed", type(error).__name__
+    # The text of an unexpected error may hold anything, the body included.
+    *_, place = traceback.extract_tb(error.__traceback__)
+    return "internal_error", f"{type(error).__name__} in {place.filename}, line {place.lineno}"

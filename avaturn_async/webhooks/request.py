@@ -1,106 +1,96 @@
-"""A webhook as it came in, and the answer that it gets: plain values that know no framework."""
+"""A webhook request and its reply as plain values, independent of any web framework."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Self
+from collections.abc import Iterable
+from typing import Any
 
 from attrs import field, frozen
 
 __all__ = ["WebhookReply", "WebhookRequest"]
 
-
-class RawHeaders(tuple[tuple[bytes, bytes], ...]):  # noqa: SLOT001 - a tuple has no room for slots
-    """Names and values as they stood on the wire, gone through once for all who look for one of them.
-
-    Raises:
-        TypeError: One is not a pair of bytes.
-    """
-
-    by_name: Mapping[bytes, Sequence[bytes]]
-    """The values of each header, by its name in lower case."""
-
-    def __new__(cls, headers: Iterable[tuple[Any, Any]], *, checked: bool = False) -> Self:
-        """Look at each of them; ``checked`` says that a server has read them, so that bytes are bytes."""
-        pairs = tuple(headers) if checked else _pairs_of_bytes(headers)
-        made = super().__new__(cls, pairs)
-        made.by_name = {name.lower(): (value,) for name, value in pairs}
-        if len(made.by_name) < len(pairs):
-            made.by_name = _grouped(pairs)
-        return made
+# Adapters read and drop the rest of a refused body within these bounds, so that a sender that is still sending can read
+# the reply. nginx responds 502 instead of our reply if the connection is reset while it sends.
+DRAIN_SECONDS = 5.0
+DRAIN_BYTES = 33_554_432
 
 
-def _pairs_of_bytes(headers: Iterable[Iterable[Any]]) -> tuple[tuple[bytes, bytes], ...]:
-    pairs: list[tuple[bytes, bytes]] = []
+def _convert_headers(headers: Any) -> tuple[tuple[bytes, bytes], ...]:
+    pairs: Iterable[Any] = headers.items() if hasattr(headers, "items") else headers
     try:
-        for name, value in headers:
-            if not (isinstance(name, bytes) and isinstance(value, bytes)):
-                raise TypeError  # noqa: TRY301 - as a pair that is none does
-            pairs.append((name, value))
+        return tuple(_convert_pair(pair) for pair in pairs)
     except (TypeError, ValueError):
-        raise TypeError("headers must be pairs of bytes, as they stood on the wire") from None
-    return tuple(pairs)
+        # The values are not shown: one of them may be a secret.
+        raise TypeError("headers must be pairs of bytes, pairs of str, or a mapping of str to str") from None
 
 
-def _grouped(pairs: Iterable[tuple[bytes, bytes]]) -> dict[bytes, list[bytes]]:
-    """The same if a name occurs twice."""
-    by_name: dict[bytes, list[bytes]] = {}
-    for name, value in pairs:
-        by_name.setdefault(name.lower(), []).append(value)
-    return by_name
+def _convert_pair(pair: Any) -> tuple[bytes, bytes]:
+    if isinstance(pair, str | bytes):
+        raise TypeError  # A text of two characters would unpack, too.
+    name, value = pair
+    return _header_bytes(name), _header_bytes(value)
 
 
-def _raw_headers(headers: Iterable[tuple[Any, Any]]) -> RawHeaders:
-    return headers if isinstance(headers, RawHeaders) else RawHeaders(headers)
+def _header_bytes(part: Any) -> bytes:
+    if isinstance(part, bytes | bytearray):
+        return bytes(part)
+    if isinstance(part, str):
+        # WSGI and most serverless platforms decode headers as latin-1 (PEP 3333); some decode them as UTF-8.
+        try:
+            return part.encode("latin-1")
+        except UnicodeEncodeError:
+            return part.encode(errors="surrogateescape")
+    raise TypeError
 
 
-def _raw_body(body: Any) -> bytes:
+def _convert_body(body: Any) -> bytes:
     if not isinstance(body, bytes | bytearray):
         raise TypeError(
             f"body must be the raw bytes of the request, not {type(body).__name__}: "
-            "a signature covers the bytes, and parsing and writing again changes them"
+            "a signature covers the bytes, and parsing and encoding them again changes them"
         )
     return bytes(body)
 
 
-def _raw_query(query: Any) -> str:
+def _convert_query(query: Any) -> str:
     if not isinstance(query, str):
-        # Its value is not shown: there may be a secret in it.
+        # The value is not shown: it may hold a secret.
         raise TypeError(f"query must be the raw query string, not {type(query).__name__}")
     return query
 
 
 @frozen(kw_only=True)
 class WebhookRequest:
-    """One incoming request, exactly as it stood on the wire.
+    """One incoming request.
 
     Raises:
-        TypeError: The body or a header is not bytes, or the query no str.
+        TypeError: ``body`` is not bytes, ``query`` is not a str, or ``headers`` has another shape.
     """
 
     method: str
     """HTTP method."""
-    headers: RawHeaders = field(converter=_raw_headers, repr=False)
-    """Names and values, undecoded, in order; a name may occur twice."""
-    body: bytes = field(converter=_raw_body, repr=False)
-    """The whole body."""
-    query: str = field(default="", converter=_raw_query, repr=False)
+    headers: tuple[tuple[bytes, bytes], ...] = field(converter=_convert_headers, repr=False)
+    """Names and values in order; a name may occur twice. Give pairs of bytes, pairs of str, or a mapping of str."""
+    body: bytes = field(converter=_convert_body, repr=False)
+    """The whole body, or ``b""`` for ``WebhookReceiver.check_headers()``."""
+    query: str = field(default="", converter=_convert_query, repr=False)
     """The query string, undecoded, without the question mark."""
     peer: str = ""
-    """Who sent it, for the log; nothing is decided by it."""
+    """The sender's address, for the log only."""
 
     def values(self, name: bytes) -> list[bytes]:
-        """All values of a header, whatever the case of its name."""
-        return list(self.headers.by_name.get(name.lower(), ()))
+        """Return all values of a header. Upper and lower case of ``name`` are equal."""
+        wanted = name.lower()
+        return [value for key, value in self.headers if key.lower() == wanted]
 
 
 @frozen(kw_only=True)
 class WebhookReply:
-    """The answer to send."""
+    """The response to send."""
 
     status: int
     """HTTP status code."""
     headers: tuple[tuple[str, str], ...] = ()
-    """Headers to send along."""
+    """Headers of the response."""
     body: bytes = b""
     """Always empty: a sender learns nothing but the status."""

@@ -1,15 +1,24 @@
-"""Whether a webhook is authentic: the schemes and their combinations, each with a ``sign()``.
+"""Verification schemes for webhooks, their combinations, and ``sign()`` for each.
 
-Avaturn publishes no scheme of its own, which is why there are several and none is the default. All compare
-raw bytes in constant time, and all tell the log what was wrong and the sender nothing.
+Avaturn does not publish a scheme of its own, so there is no default. All schemes compare raw bytes in constant
+time. The reason for a rejection is logged and never sent: the sender receives a plain 401.
 """
 
 from __future__ import annotations
 
-from typing import Any, Protocol, runtime_checkable
+import base64
+import binascii
+import hashlib
+import hmac
+import re
+import time
+from collections.abc import Callable, Sequence
+from secrets import token_hex
+from string import Formatter
+from typing import Any, Literal, Protocol, runtime_checkable
+from urllib.parse import unquote_to_bytes
 
 from avaturn_async.errors import WebhookRejected
-from avaturn_async.webhooks._schemes import BasicAuth, HmacSha256, SharedSecret, StandardWebhooks
 from avaturn_async.webhooks.request import WebhookRequest
 
 __all__ = [
@@ -23,19 +32,106 @@ __all__ = [
     "Verifier",
 ]
 
+Clock = Callable[[], float]
+Secret = str | bytes
+Secrets = Secret | Sequence[Secret]
+
+_MAX_SIGNATURES = 20
+_MAX_PARAMETERS = 100
+_MAX_ID_LENGTH = 256
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+# Twelve digits reach the year 33,658.
+_TIMESTAMP = re.compile(rb"[0-9]{1,12}")
+
+
+def parse_secrets(given: Secrets) -> tuple[bytes, ...]:
+    """Return the secrets as bytes. The first one signs.
+
+    Raises:
+        ValueError: The sequence is empty, or a secret is empty, blank or padded.
+        TypeError: A secret is neither str nor bytes.
+    """
+    # None and numbers are refused below, too.
+    each: Any = tuple(given) if hasattr(given, "__iter__") and not isinstance(given, str | bytes) else (given,)
+    if not each:
+        raise ValueError("at least one secret is needed")
+    return tuple(map(_parse_secret, each))
+
+
+def _parse_secret(given: Secret) -> bytes:
+    if not isinstance(given, str | bytes):
+        remedy = ": is the environment variable set?" if given is None else ""
+        raise TypeError(f"a secret must be str or bytes, not {type(given).__name__}{remedy}")
+    if not given.strip():
+        raise ValueError("a secret must not be empty or blank: is the environment variable set?")
+    # Random bytes may begin or end with a byte that is white space in ASCII.
+    if given != given.strip() and (isinstance(given, str) or given.isascii()):
+        raise ValueError("a secret must not begin or end with white space: strip the line end of the file")
+    return given.encode() if isinstance(given, str) else given
+
+
+def parse_header_name(name: str) -> bytes:
+    """Return the name of a header in lower case.
+
+    Raises:
+        ValueError: ``name`` is not a header name (RFC 9110 5.1).
+    """
+    if not _HEADER_NAME.fullmatch(name):
+        raise ValueError(f"not the name of a header: {name[:60]!r}")
+    return name.lower().encode()
+
+
+def get_single_header(request: WebhookRequest, name: bytes) -> bytes:
+    """Return the value of a header; raise WebhookRejected unless it occurs exactly once."""
+    values = request.values(name)
+    if len(values) != 1:
+        what = "twice" if values else "missing"
+        raise WebhookRejected(f"header {name.decode()} {what}")
+    return values[0].strip(b" \t")
+
+
+def validate_timestamp(value: bytes, *, now: float, tolerance: float) -> bytes:
+    """Return a timestamp as sent; raise WebhookRejected if it is not within the tolerance."""
+    if not _TIMESTAMP.fullmatch(value):
+        raise WebhookRejected("timestamp is not a number of seconds")
+    age = now - int(value)
+    if abs(age) > tolerance:
+        raise WebhookRejected("timestamp too old" if age > 0 else "timestamp in the future")
+    return value
+
+
+def any_equal(given: bytes, expected: Sequence[bytes]) -> bool:
+    """Return whether ``given`` equals one of ``expected``, in constant time."""
+    digest = hashlib.sha256(given).digest()
+    found = False
+    for candidate in expected:
+        found |= hmac.compare_digest(digest, hashlib.sha256(candidate).digest())
+    return found
+
+
+def validate_tolerance(tolerance: float) -> float:
+    """Return the tolerance in seconds; raise ValueError unless it is finite and at least 0."""
+    if not 0 <= tolerance < float("inf"):
+        raise ValueError(f"tolerance must be a number of seconds from 0 up, not {tolerance!r}")
+    return tolerance
+
 
 @runtime_checkable
 class Verifier(Protocol):
-    """What decides whether a webhook is authentic."""
+    """Decides whether a webhook is authentic.
+
+    A verifier that needs only the head of a request may also have ``verify_headers(request)``, which raises
+    WebhookRejected. The receiver calls it before the body is read.
+    """
 
     def verify(self, request: WebhookRequest) -> str | None:
-        """Accept a webhook.
+        """Return the signed delivery id of an authentic request.
 
         Returns:
-            The id of the delivery, if one was signed.
+            The id of the delivery if the signature covers one, else None.
 
         Raises:
-            WebhookRejected: It is not authentic; the message is for the log.
+            WebhookRejected: The request is not authentic; the message is for the log.
         """
         ...
 
@@ -46,50 +142,161 @@ class Verifier(Protocol):
         timestamp: float | None = None,
         id: str | None = None,  # noqa: A002 - the name in the standard
     ) -> dict[str, str]:
-        """The headers that make a body authentic, signed with the first secret."""
+        """Return the headers that make ``body`` authentic, signed with the first secret."""
         ...
 
 
-class Unverified:
-    """Accepts everything: only together with a ``confirm=`` that believes the API and not the POST."""
+class HmacSha256:
+    """A signature in a header, over the body and perhaps a timestamp.
 
-    believes_anybody = True
+    ::
+
+        HmacSha256(secret, header="X-Hub-Signature-256", prefix="sha256=")  # as GitHub does
+        HmacSha256(  # as Slack does
+            secret,
+            header="X-Slack-Signature",
+            prefix="v0=",
+            template="v0:{timestamp}:{body}",
+            timestamp_header="X-Slack-Request-Timestamp",
+        )
+
+    Args:
+        secrets: One secret, or several during a rotation.
+        header: The header with the signature.
+        encoding: ``hex`` (upper or lower case) or ``base64``.
+        prefix: Text before the signature in the header.
+        template: The signed text, with ``{body}`` and ``{timestamp}`` in it.
+        timestamp_header: The header with the timestamp, in seconds since the epoch.
+        tolerance: Seconds that the timestamp may be off, in either direction.
+        clock: Returns seconds since the epoch.
+
+    Raises:
+        ValueError: An argument is invalid.
+    """
+
+    def __init__(
+        self,
+        secrets: Secrets,
+        *,
+        header: str,
+        encoding: Literal["hex", "base64"] = "hex",
+        prefix: str = "",
+        template: str = "{body}",
+        timestamp_header: str | None = None,
+        tolerance: float = 300,
+        clock: Clock = time.time,
+    ) -> None:
+        # A copy of an HMAC that holds the key costs less than a new one.
+        self._keyed = tuple(hmac.new(secret, digestmod="sha256") for secret in parse_secrets(secrets))
+        # As given, for sign().
+        self._names = (header, timestamp_header)
+        self._header = parse_header_name(header)
+        if encoding not in ("hex", "base64"):
+            raise ValueError(f"encoding must be hex or base64, not {encoding!r}")
+        self._hex = encoding == "hex"
+        self._prefix = prefix.encode()
+        self._template = _parse_template(template, timed=timestamp_header is not None)
+        self._timestamp_header = None if timestamp_header is None else parse_header_name(timestamp_header)
+        self._tolerance = validate_tolerance(tolerance)
+        self._clock = clock
 
     def verify(self, request: WebhookRequest) -> None:
-        """Accept a webhook."""
+        """Accept a request with a valid signature; raise WebhookRejected otherwise."""
+        given = get_single_header(request, self._header)
+        timestamp = b""
+        if self._timestamp_header is not None:
+            value = get_single_header(request, self._timestamp_header)
+            timestamp = validate_timestamp(value, now=self._clock(), tolerance=self._tolerance)
+        if not given.startswith(self._prefix):
+            raise WebhookRejected("signature without its prefix")
+        given = given[len(self._prefix) :]
+        if self._hex:
+            given = given.lower()
+        found = False
+        for keyed in self._keyed:
+            # The length of a signature is not secret, so compare_digest may reveal it.
+            found |= hmac.compare_digest(given, self._make_signature(keyed, request.body, timestamp))
+        if not found:
+            raise WebhookRejected("signature does not match")
 
     def sign(
         self,
-        body: bytes,  # noqa: ARG002 - there is nothing to sign
+        body: bytes,
         *,
-        timestamp: float | None = None,  # noqa: ARG002 - the same
-        id: str | None = None,  # noqa: A002, ARG002 - the same
+        timestamp: float | None = None,
+        id: str | None = None,  # noqa: A002, ARG002 - the name in the standard; nothing signs it here
     ) -> dict[str, str]:
-        """Nothing."""
-        return {}
+        """Return the headers that make ``body`` authentic."""
+        header, timestamp_header = self._names
+        seconds = str(int(self._clock() if timestamp is None else timestamp))
+        signature = self._prefix + self._make_signature(self._keyed[0], body, seconds.encode())
+        signed = {header: signature.decode()}
+        if timestamp_header is not None:
+            signed[timestamp_header] = seconds
+        return signed
+
+    def _make_signature(self, keyed: hmac.HMAC, body: bytes, timestamp: bytes) -> bytes:
+        mac = keyed.copy()
+        for text, name in self._template:
+            if text:
+                mac.update(text)
+            if name:
+                mac.update(body if name == "body" else timestamp)
+        return mac.hexdigest().encode() if self._hex else base64.b64encode(mac.digest())
 
 
-class _Several:
-    def __init__(self, *verifiers: Verifier) -> None:
-        if not verifiers:
-            raise ValueError(f"{type(self).__name__}() needs at least one verifier")
-        for verifier in verifiers:
-            check_verifier(verifier)
-        self._verifiers = verifiers
+def _parse_template(template: str, *, timed: bool) -> tuple[tuple[bytes, str], ...]:
+    """Return the template as pairs of literal text and the name of the placeholder after it."""
+    try:
+        parsed = list(Formatter().parse(template))
+    except ValueError:
+        parsed = []
+    parts = tuple((text.encode(), name or "") for text, name, _, _ in parsed)
+    # A format or a conversion makes an unknown name, which is refused below.
+    names = sorted(f"{name}{spec}{how or ''}" for _, name, spec, how in parsed if name is not None)
+    if names != (["body", "timestamp"] if timed else ["body"]):
+        raise ValueError(
+            "template must hold {body} once, and {timestamp} once just when there is a timestamp_header: "
+            "a timestamp that is not signed protects from nothing"
+        )
+    return parts
 
 
-class AllOf(_Several):
-    """Accepts what every one of its verifiers accepts, such as a secret in the URL and a signature."""
+class StandardWebhooks:
+    """The scheme of https://www.standardwebhooks.com: webhook-id, webhook-timestamp and webhook-signature.
 
-    @property
-    def believes_anybody(self) -> bool:
-        """Whether something without any secret could be accepted."""
-        return all(believes_anybody(verifier) for verifier in self._verifiers)
+    Args:
+        secrets: One secret, or several during a rotation: base64 as str, with or without ``whsec_``, or raw bytes.
+            Bytes that begin with ``whsec_`` are base64 too.
+        tolerance: Seconds that the timestamp may be off, in either direction.
+        clock: Returns seconds since the epoch.
 
-    def verify(self, request: WebhookRequest) -> str | None:
-        """Accept a webhook that all accept, and give the first id that was signed."""
-        ids = [verifier.verify(request) for verifier in self._verifiers]
-        return next((id_ for id_ in ids if id_ is not None), None)
+    Raises:
+        ValueError: A secret is not base64.
+    """
+
+    def __init__(self, secrets: Secrets, *, tolerance: float = 300, clock: Clock = time.time) -> None:
+        each = (secrets,) if isinstance(secrets, str | bytes) else tuple(secrets)
+        pairs = zip(each, parse_secrets(each), strict=True)
+        self._secrets = tuple(_decode_secret(secret, raw=isinstance(given, bytes)) for given, secret in pairs)
+        self._tolerance = validate_tolerance(tolerance)
+        self._clock = clock
+
+    def verify(self, request: WebhookRequest) -> str:
+        """Return the delivery id of a request with a valid signature; raise WebhookRejected otherwise."""
+        id_ = get_single_header(request, b"webhook-id")
+        if not 0 < len(id_) <= _MAX_ID_LENGTH:
+            raise WebhookRejected("webhook-id is empty or too long")
+        value = get_single_header(request, b"webhook-timestamp")
+        timestamp = validate_timestamp(value, now=self._clock(), tolerance=self._tolerance)
+        given = get_single_header(request, b"webhook-signature").split(b" ")
+        if len(given) > _MAX_SIGNATURES:
+            raise WebhookRejected("too many signatures")
+        expected = [self._make_signature(secret, id_, timestamp, request.body) for secret in self._secrets]
+        found = [any_equal(signature, expected) for signature in given]
+        if not any(found):
+            raise WebhookRejected("signature does not match")
+        return id_.decode("latin-1")
 
     def sign(
         self,
@@ -98,29 +305,221 @@ class AllOf(_Several):
         timestamp: float | None = None,
         id: str | None = None,  # noqa: A002 - the name in the standard
     ) -> dict[str, str]:
-        """The headers of all of them."""
+        """Return the headers that make ``body`` authentic."""
+        id_ = f"msg_{token_hex(16)}" if id is None else id
+        seconds = str(int(self._clock() if timestamp is None else timestamp))
+        signature = self._make_signature(self._secrets[0], id_.encode("latin-1"), seconds.encode(), body)
+        return {"webhook-id": id_, "webhook-timestamp": seconds, "webhook-signature": signature.decode()}
+
+    @staticmethod
+    def _make_signature(secret: bytes, id_: bytes, timestamp: bytes, body: bytes) -> bytes:
+        return b"v1," + base64.b64encode(hmac.digest(secret, b".".join((id_, timestamp, body)), "sha256"))
+
+
+def _decode_secret(secret: bytes, *, raw: bool) -> bytes:
+    if raw and not secret.startswith(b"whsec_"):
+        return secret
+    try:
+        decoded = base64.b64decode(secret.removeprefix(b"whsec_"), validate=True)
+    except binascii.Error:
+        decoded = b""
+    if not decoded:
+        raise ValueError("a secret given as str must be base64, with or without whsec_: give a raw secret as bytes")
+    return decoded
+
+
+class SharedSecret:
+    """A secret in a header, or in the query of the registered URL.
+
+    Access logs show the query: configure them to omit it.
+
+    Args:
+        secret: One secret, or several during a rotation.
+        header: The header that holds the secret. Give either ``header`` or ``query``.
+        query: The query parameter that holds the secret.
+
+    Raises:
+        ValueError: An argument is invalid.
+    """
+
+    def __init__(self, secret: Secrets, *, header: str | None = None, query: str | None = None) -> None:
+        self._secrets = parse_secrets(secret)
+        if (header is None) == (query is None):
+            raise ValueError("say where the secret is: header= or query=, one of the two")
+        if header is not None and not all(s.isascii() and s.decode().isprintable() for s in self._secrets):
+            raise ValueError("a secret in a header must be printable ASCII")
+        if query is not None and not query:
+            raise ValueError("query must be the name of a parameter")
+        self._name = header
+        self._header = None if header is None else parse_header_name(header)
+        self._query = (query or "").encode()
+
+    def verify(self, request: WebhookRequest) -> None:
+        """Accept a request that holds the secret; raise WebhookRejected otherwise."""
+        if self._header is not None:
+            matches = any_equal(get_single_header(request, self._header), self._secrets)
+        else:
+            given = self._find_in_query(request.query)
+            # A plus is a space in HTML forms and a plus in RFC 3986.
+            plus, space = unquote_to_bytes(given), unquote_to_bytes(given.replace(b"+", b" "))
+            matches = any_equal(plus, self._secrets) | any_equal(space, self._secrets)
+        if not matches:
+            raise WebhookRejected("secret does not match")
+
+    def verify_headers(self, request: WebhookRequest) -> None:
+        """Verify the request by its head; this scheme does not use the body."""
+        self.verify(request)
+
+    def _find_in_query(self, query: str) -> bytes:
+        # A query that is not UTF-8 holds surrogates (see asgi.py), which must not raise.
+        if query.count("&") > _MAX_PARAMETERS:
+            raise WebhookRejected("too many parameters in the query")  # each one costs time
+        pairs = [part.partition(b"=") for part in query.encode(errors="surrogatepass").split(b"&")]
+        found = [value for name, _, value in pairs if unquote_to_bytes(name) == self._query]
+        if len(found) != 1:
+            raise WebhookRejected(f"secret {'twice' if found else 'missing'} in the query")
+        return found[0]
+
+    def sign(
+        self,
+        body: bytes,  # noqa: ARG002 - a secret is the same for every body
+        *,
+        timestamp: float | None = None,  # noqa: ARG002 - the same
+        id: str | None = None,  # noqa: A002, ARG002 - the same
+    ) -> dict[str, str]:
+        """Return the header with the secret; an empty dict if the secret is in the query of the URL."""
+        return {} if self._name is None else {self._name: self._secrets[0].decode()}
+
+
+class BasicAuth:
+    """HTTP Basic authentication, as a registered URL ``https://user:password@host/path`` gives it.
+
+    Args:
+        user: The user name. It must not contain a colon (RFC 7617 2).
+        password: One password, or several during a rotation.
+
+    Raises:
+        ValueError: An argument is invalid.
+    """
+
+    def __init__(self, user: str, password: Secrets) -> None:
+        if not user or ":" in user:
+            raise ValueError("user must not be empty or hold a colon")
+        self._expected = tuple(user.encode() + b":" + secret for secret in parse_secrets(password))
+
+    def verify(self, request: WebhookRequest) -> None:
+        """Accept a request that holds user and password; raise WebhookRejected otherwise."""
+        scheme, _, encoded = get_single_header(request, b"authorization").partition(b" ")
+        try:
+            given = base64.b64decode(encoded.strip(), validate=True)
+        except binascii.Error:
+            given = b""
+        if scheme.lower() != b"basic" or not any_equal(given, self._expected):
+            raise WebhookRejected("user or password does not match")
+
+    def verify_headers(self, request: WebhookRequest) -> None:
+        """Verify the request by its head; this scheme does not use the body."""
+        self.verify(request)
+
+    def sign(
+        self,
+        body: bytes,  # noqa: ARG002 - a password is the same for every body
+        *,
+        timestamp: float | None = None,  # noqa: ARG002 - the same
+        id: str | None = None,  # noqa: A002, ARG002 - the same
+    ) -> dict[str, str]:
+        """Return the header with user and password."""
+        return {"Authorization": "Basic " + base64.b64encode(self._expected[0]).decode()}
+
+
+class Unverified:
+    """Accepts each request. The receiver takes it only together with ``confirm=``."""
+
+    accepts_unsigned = True
+
+    def verify(self, request: WebhookRequest) -> None:
+        """Accept each request."""
+
+    def sign(
+        self,
+        body: bytes,  # noqa: ARG002 - there is nothing to sign
+        *,
+        timestamp: float | None = None,  # noqa: ARG002 - the same
+        id: str | None = None,  # noqa: A002, ARG002 - the same
+    ) -> dict[str, str]:
+        """Return an empty dict."""
+        return {}
+
+
+class _Combination:
+    def __init__(self, *verifiers: Verifier) -> None:
+        if not verifiers:
+            raise ValueError(f"{type(self).__name__}() needs at least one verifier")
+        for verifier in verifiers:
+            validate_verifier(verifier)
+        self._verifiers = verifiers
+
+
+class AllOf(_Combination):
+    """Accepts a request that all its verifiers accept, such as a secret in the URL and a signature."""
+
+    @property
+    def accepts_unsigned(self) -> bool:
+        """Whether a request without any secret can be accepted."""
+        return all(accepts_unsigned(verifier) for verifier in self._verifiers)
+
+    def verify(self, request: WebhookRequest) -> str | None:
+        """Accept a request that all verifiers accept. Return the first signed delivery id."""
+        ids = [verifier.verify(request) for verifier in self._verifiers]
+        return next((id_ for id_ in ids if id_ is not None), None)
+
+    def verify_headers(self, request: WebhookRequest) -> None:
+        """Raise WebhookRejected if a verifier rejects the request by its head alone."""
+        for verifier in self._verifiers:
+            verify_headers(verifier, request)
+
+    def sign(
+        self,
+        body: bytes,
+        *,
+        timestamp: float | None = None,
+        id: str | None = None,  # noqa: A002 - the name in the standard
+    ) -> dict[str, str]:
+        """Return the headers of all verifiers."""
         signed: dict[str, str] = {}
         for verifier in self._verifiers:
             signed |= verifier.sign(body, timestamp=timestamp, id=id)
         return signed
 
 
-class AnyOf(_Several):
-    """Accepts what one of its verifiers accepts, for a change from one scheme to another."""
+class AnyOf(_Combination):
+    """Accepts a request that one of its verifiers accepts, for a change from one scheme to another."""
 
     @property
-    def believes_anybody(self) -> bool:
-        """Whether something without any secret could be accepted."""
-        return any(believes_anybody(verifier) for verifier in self._verifiers)
+    def accepts_unsigned(self) -> bool:
+        """Whether a request without any secret can be accepted."""
+        return any(accepts_unsigned(verifier) for verifier in self._verifiers)
 
     def verify(self, request: WebhookRequest) -> str | None:
-        """Accept a webhook that one accepts, and give the id that was signed."""
+        """Accept a request that one verifier accepts. Return its signed delivery id."""
         reasons: list[str] = []
         for verifier in self._verifiers:
             try:
                 return verifier.verify(request)
             except WebhookRejected as rejected:
                 reasons.append(str(rejected))
+        raise WebhookRejected("; ".join(reasons))
+
+    def verify_headers(self, request: WebhookRequest) -> None:
+        """Raise WebhookRejected if all verifiers reject the request by its head alone."""
+        reasons: list[str] = []
+        for verifier in self._verifiers:
+            try:
+                verify_headers(verifier, request)
+            except WebhookRejected as rejected:
+                reasons.append(str(rejected))
+            else:
+                return
         raise WebhookRejected("; ".join(reasons))
 
     def sign(
@@ -130,19 +529,26 @@ class AnyOf(_Several):
         timestamp: float | None = None,
         id: str | None = None,  # noqa: A002 - the name in the standard
     ) -> dict[str, str]:
-        """The headers of the first of them."""
+        """Return the headers of the first verifier."""
         return self._verifiers[0].sign(body, timestamp=timestamp, id=id)
 
 
-def check_verifier(verifier: Any) -> None:
-    """Raise TypeError for what is no verifier, also for the class of one."""
+def validate_verifier(verifier: Any) -> None:
+    """Raise TypeError if ``verifier`` is a class, or lacks verify() or sign()."""
     if isinstance(verifier, type):
         raise TypeError(f"a verifier is an object, not a class: call {verifier.__name__}(...)")
     if not isinstance(verifier, Verifier):
-        # What it is and not its value: somebody may have passed the secret itself.
+        # The value is not shown: it may be the secret itself.
         raise TypeError(f"a verifier must have verify() and sign(), not be a {type(verifier).__name__}")
 
 
-def believes_anybody(verifier: Verifier) -> bool:
-    """Whether something without any secret could be accepted, so that ``confirm=`` is needed."""
-    return bool(getattr(verifier, "believes_anybody", False))
+def accepts_unsigned(verifier: Verifier) -> bool:
+    """Return whether a request without any secret can be accepted, so that ``confirm=`` is needed."""
+    return bool(getattr(verifier, "accepts_unsigned", False))
+
+
+def verify_headers(verifier: Verifier, request: WebhookRequest) -> None:
+    """Raise WebhookRejected if the verifier rejects the request by its head alone."""
+    check: Callable[[WebhookRequest], None] | None = getattr(verifier, "verify_headers", None)
+    if check is not None:
+        check(request)

@@ -61,13 +61,11 @@ async def ten_calls(client: AvaturnClient, avatar_id: UUID) -> None:
 
 
 async def beyond_the_ten(client: AvaturnClient, router: SessionRouter, avatar_id: UUID) -> None:
-    await client.upload_photos(
-        "u", frontal=b"", side_1="a.jpg", side_2=Path("b.jpg"), body_type=BodyType.MALE
-    )
+    await client.upload_photos("u", frontal=b"", side_1="a.jpg", side_2=Path("b.jpg"), body_type=BodyType.MALE)
     assert_type(await client.download("u", "."), Path)
     assert_type(await wait_for_avatar(client, "u", avatar_id, timeout=5), Avatar)
     assert_type(await wait_for_export(client, avatar_id, timeout=5, router=router), Export)
-    assert_type(await wait_for_render(client, avatar_id, timeout=5, router=router), RenderReady)
+    assert_type(await wait_for_render(avatar_id, timeout=5, router=router), RenderReady)
     assert_type(await export_avatar(client, avatar_id, Path(), timeout=5), Path)
     avatar = await create_avatar(
         client,
@@ -86,4 +84,4 @@ async def what_a_checker_refuses(client: AvaturnClient) -> None:
     await client.new_session(5)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
     await client.list_user_avatars("u", True)  # type: ignore[call-arg] # noqa: FBT003 # pyright: ignore[reportCallIssue]
     await client.new_session("u", {"type": "create"})  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
-    await wait_for_render(client, "r", timeout=5)  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
+    await wait_for_render("r", timeout=5)  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]

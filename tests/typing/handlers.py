@@ -64,5 +64,5 @@ router.on(RenderReady)(not_async)  # type: ignore[type-var]  # pyright: ignore[r
 router.on(RenderReady)(of_known_sessions)  # type: ignore[type-var]  # pyright: ignore[reportArgumentType]
 router.on(RenderReady)(with_more)  # type: ignore[type-var]  # pyright: ignore[reportArgumentType]
 router.on(str)(of_any_event)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]
-router.on_unrouted(of_known_events)  # type: ignore[type-var]  # pyright: ignore[reportArgumentType]
-router.on_unrouted(of_any_event)  # type: ignore[type-var]  # pyright: ignore[reportArgumentType]
+router.on_unrouted(of_known_events)  # type: ignore[type-var]  # pyright: ignore[reportCallIssue, reportArgumentType]
+router.on_unrouted(of_any_event)  # type: ignore[type-var]  # pyright: ignore[reportCallIssue, reportArgumentType]

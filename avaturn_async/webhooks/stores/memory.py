@@ -1,42 +1,73 @@
-"""MemoryStore: events, sessions and bindings in this process, for as long as it lives."""
+"""MemoryStore: the log in the memory of this process."""
 
 from __future__ import annotations
 
+import asyncio
+import heapq
+import logging
 import time
-from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
-from operator import attrgetter
 
-from avaturn_async.errors import StoreFullError
-from avaturn_async.webhooks.stores import Arrival, SessionRecord, StoredEvent, Wake
-from avaturn_async.webhooks.stores._event_log import EventLog, Kept, Late, stored
-from avaturn_async.webhooks.stores._tables import Claims, Place, Places
+from attrs import define, field
 
-# What is past its time is dropped in slices, so that no access waits for a long clean-up.
-_SLICE = 100
-_MOST_READ = 100
-_NAMED = -1
-_cursor = attrgetter("cursor")
+from avaturn_async._validation import validate_positive
+from avaturn_async.errors import StoreError, StoreFullError
+from avaturn_async.webhooks.stores.base import Claimed, Entry, Failed, NewEntry, StoreBase
 
-Hear = Callable[[Mapping[str, StoredEvent | None]], None]
-"""Gets the topics under which something appeared, and what; None is for what has to be read."""
+__all__ = ["MemoryStore"]
+
+_log = logging.getLogger("avaturn_async.webhooks")
+
+# Each append purges at most this many expired entries, so that no call waits for a long clean-up.
+_PURGE_PER_APPEND = 100
 
 
-class MemoryStore:
-    """Keeps everything in this process: a 200 means "known here until the process ends".
+@define
+class _Stored:
+    """An entry with what the store has to know about it."""
 
-    Full is full: what is stored and not expired is never dropped to make room.
+    entry: Entry
+    expires_at: float
+    key: str | None
+    dispatch: bool
+
+
+@define
+class _Group:
+    """The state of a consumer group. A live event that is not queued, leased or failed was acknowledged."""
+
+    queue: list[int]
+    """Positions that can be claimed, ascending."""
+    leases: dict[int, float] = field(factory=dict[int, float])
+    """Position to the end of the lease."""
+    attempts: dict[int, int] = field(factory=dict[int, int])
+    failed: dict[int, Failed] = field(factory=dict[int, Failed])
+
+    def forget(self, position: int) -> None:
+        """Drop the state of an acknowledged or deleted entry."""
+        _remove(self.queue, position)
+        self.leases.pop(position, None)
+        self.attempts.pop(position, None)
+        self.failed.pop(position, None)
+
+
+class MemoryStore(StoreBase):
+    """Store the log in this process: a 200 means "known here until the process ends".
+
+    Several worker processes do not share it. At a bound ``append`` raises StoreFullError: a live entry is never
+    dropped to make room. ``close()`` keeps all entries for a later ``start()``.
 
     Args:
-        ttl: Seconds that an event, a session or a binding is kept.
-        max_events: Most events kept at a time.
-        max_bytes: Most bytes of bodies kept at a time.
-        clock: Gives seconds, which only rise.
-        takeover: Seconds after which a claim of a handler that was not renewed has lapsed.
+        ttl: Lifetime of an event in seconds.
+        max_events: Maximum number of live events.
+        max_bytes: Maximum size of their bodies in bytes.
+        lease: Seconds until a lease of a consumer group ends that is not renewed.
+        clock: Returns seconds that never decrease.
 
     Raises:
-        ValueError: A number is not above zero.
+        ValueError: A number is not above zero, or a duration is not finite.
     """
 
     def __init__(
@@ -45,271 +76,224 @@ class MemoryStore:
         ttl: float = 86_400.0,
         max_events: int = 200_000,
         max_bytes: int = 268_435_456,
+        lease: float = 30.0,
         clock: Callable[[], float] = time.monotonic,
-        takeover: float = 30.0,
     ) -> None:
-        if not all(number > 0 for number in (ttl, max_events, max_bytes, takeover)):
-            raise ValueError("ttl, max_events, max_bytes and takeover must be above zero")
-        self._ttl = ttl
+        super().__init__(ttl=ttl, lease=lease)
+        validate_positive(max_events=max_events, max_bytes=max_bytes)
+        self._max_events = max_events
+        self._max_bytes = max_bytes
         self._clock = clock
-        self._takeover = takeover
-        # By its bare id who opened a session, by its name to which one a subject is bound; and what is there.
-        self._sessions = Places[SessionRecord]()
-        self._subjects = Places[str]()
-        self._log = EventLog(max_events=max_events, max_bytes=max_bytes)
-        # Nothing ends before that.
-        self._quiet_until = float("-inf")
-        self._groups: dict[str, Claims] = {}
-        self._listeners: dict[object, Hear] = {}
-
-    @property
-    def takeover(self) -> float:
-        """Seconds after which a claim that was not renewed has lapsed."""
-        return self._takeover
+        self._last_position = 0
+        self._stored: dict[int, _Stored] = {}
+        # Positions of each topic, ascending.
+        self._topics: dict[str, list[int]] = {}
+        # Until when an entry with a key is a duplicate.
+        self._keys: dict[str, float] = {}
+        # A heap of (time, position, key) of what expires: an entry with its key, or a key alone with the position 0.
+        self._expiry: list[tuple[float, int, str | None]] = []
+        self._events = 0
+        self._bytes = 0
+        self._groups: dict[str, _Group] = {}
 
     async def start(self) -> None:
-        """Nothing is to be got ready."""
+        """Bind the store to the running loop. An earlier loop that has ended is forgotten."""
+        self._enter_loop()
 
     async def close(self) -> None:
-        """Everything stays, for another router or a later start."""
+        """Unbind the store from the running loop; all entries stay."""
+        self._is_in_new_loop()
+        self._loop = None
 
-    def listen(self, wake: Wake) -> Callable[[], None]:
-        """Call ``wake`` with the topics under which something appears; the returned function ends that."""
-        return self.listen_closely(lambda topics: wake(tuple(topics)))
+    async def append(self, entry: NewEntry) -> int:
+        """Append an entry; return its position, or 0 for a duplicate."""
+        now = self._check_started()
+        self._purge(now, _PURGE_PER_APPEND)
+        if entry.key is not None and self._keys.get(entry.key, now) > now:
+            return 0
+        if entry.dispatch:
+            self._check_bounds(len(entry.body), now)
+        position = self._last_position = self._last_position + 1
+        default_ttl = self.ttl_seconds if entry.dispatch else 2 * self.ttl_seconds
+        expires_at = now + (default_ttl if entry.ttl is None else entry.ttl)
+        stored = Entry(position, entry.topics, entry.body, now)
+        self._stored[position] = _Stored(stored, expires_at, entry.key, entry.dispatch)
+        heapq.heappush(self._expiry, (expires_at, position, entry.key))
+        if entry.key is not None:
+            self._keys[entry.key] = expires_at
+            if entry.unique_for is not None:
+                self._keys[entry.key] = now + entry.unique_for
+                heapq.heappush(self._expiry, (now + entry.unique_for, 0, entry.key))
+        for topic in set(entry.topics):
+            self._topics.setdefault(topic, []).append(position)
+        if entry.dispatch:
+            self._events += 1
+            self._bytes += len(entry.body)
+            for group in self._groups.values():
+                group.queue.append(position)
+        self._notify(entry.topics)
+        return position
 
-    def listen_closely(self, hear: Hear) -> Callable[[], None]:
-        """The same for who wants to know what appears there, in the very step in which it does.
+    async def contains(self, key: str) -> bool:
+        """Return whether an entry with this key would be a duplicate now."""
+        now = self._check_started()
+        return self._keys.get(key, now) > now
 
-        It gets around ``read``: whoever changes what that gives must not be listened to in this way.
-        """
-        ticket = object()
-        self._listeners[ticket] = hear
-
-        def stop() -> None:
-            self._listeners.pop(ticket, None)
-
-        return stop
-
-    async def append(self, arrival: Arrival) -> int:
-        """Keep an event.
-
-        Returns:
-            Its position; 0 if an event with its key is kept already.
-
-        Raises:
-            StoreFullError: ``max_events`` or ``max_bytes`` is reached.
-        """
-        now = self._clock()
-        self._tidy(now)
-        twin = self._log.by_key.get(arrival.key)
-        if twin is not None:
-            if twin.expires > now:
-                return 0
-            self._drop(twin, now)
-        self._make_room(len(arrival.body), now)
-        event = self._keep(arrival, now)
-        appeared = stored(event, event.cursor)
-        topics: dict[str, StoredEvent | None] = dict.fromkeys(event.subjects, appeared)
-        if event.session_id is not None:
-            topics[f"session:{event.session_id}"] = appeared
-        self._wake(topics)
-        return event.cursor
-
-    async def seen(self, key: str) -> bool:
-        """Whether an event with this key is kept."""
-        event = self._log.by_key.get(key)
-        return event is not None and event.expires > self._clock()
-
-    async def read(self, topic: str, *, after: int = 0) -> Sequence[StoredEvent]:
-        """The events under a topic that appeared behind a cursor, or the oldest hundred of them."""
-        named = topic.startswith("session:")
-        place = self._sessions.get(topic[8:]) if named else self._subjects.get(topic)
-        found: list[StoredEvent] = []
-        if place is None:
-            return found
-        rows = place.rows
-        later = islice(rows, bisect_right(rows, after, key=_cursor), None) if after else rows
-        now = self._clock()
-        for row in later:
-            event = row.event
-            if event.expires > now:
-                found.append(stored(event, row.cursor))
-                if len(found) == _MOST_READ:
+    async def read(self, topics: Mapping[str, int], *, limit: int = 100) -> Sequence[Entry]:
+        """Return the live entries of ``topics`` behind the position of each topic, oldest first."""
+        now = self._check_started()
+        found: list[Entry] = []
+        for position in heapq.merge(*(self._positions_behind(topic, after) for topic, after in topics.items())):
+            stored = self._stored[position]
+            if stored.expires_at > now and (not found or found[-1].position != position):
+                if len(found) == limit:
                     break
+                found.append(stored.entry)
         return found
 
-    async def bind(self, subject: str, session_id: str) -> None:
-        """Bring the events of a subject to a session from now on, and those that have none yet."""
-        now = self._clock()
-        self._tidy(now)
-        opened = self._sessions.get(session_id)
-        if opened is not None and opened.ends > now:
-            self._sessions.renew(opened, now + self._ttl, with_event=False)
-        self._bind(self._subjects[subject], session_id, now, with_event=False)
-        self._wake({f"session:{session_id}": None})
+    async def create_group(self, group: str) -> None:
+        """Create a consumer group unless it exists."""
+        self._group(group)
 
-    async def bound(self, subject: str) -> str | None:
-        """The session that a subject is bound to."""
-        return self._subjects.lasting(subject, self._clock())
+    async def groups(self) -> Sequence[str]:
+        """Return the names of the consumer groups in order."""
+        self._check_started()
+        return sorted(self._groups)
 
-    async def save_session(self, record: SessionRecord, *, binds: Sequence[str] = ()) -> None:
-        """Remember who opened a session, and bind subjects to it."""
-        now = self._clock()
-        self._tidy(now)
-        self._sessions.put(self._sessions[record.id], record, now + self._ttl, with_event=False)
-        for subject in binds:
-            self._bind(self._subjects[subject], record.id, now, with_event=False)
-        self._wake({f"session:{record.id}": None})
-
-    async def load_session(self, session_id: str) -> SessionRecord | None:
-        """Who opened a session."""
-        return self._sessions.lasting(session_id, self._clock())
-
-    async def join(self, group: str) -> None:
-        """Make a group of handlers, if it is not there yet; it begins with the oldest event kept."""
-        self._groups.setdefault(group, Claims(self._takeover))
-
-    async def claim(self, group: str, *, limit: int) -> Sequence[StoredEvent]:
-        """At most ``limit`` events that this group has to handle, held by the caller from now on."""
-        now = self._clock()
-        claims, newest = self._groups[group], self._log.number
-        claimed: list[StoredEvent] = []
-        while len(claimed) < limit:
-            first = self._log.first()
-            position = claims.next(first.cursor if first else newest, newest, now)
-            if position is None:
+    async def claim(self, group: str, *, limit: int) -> Sequence[Claimed]:
+        """Lease at most ``limit`` entries, oldest first, and count an attempt for each."""
+        state, now = self._group(group), self._clock()
+        for position in [position for position, ends_at in state.leases.items() if ends_at <= now]:
+            del state.leases[position]
+            insort(state.queue, position)
+        claimed: list[Claimed] = []
+        taken = 0
+        for position in state.queue:
+            if len(claimed) == limit:
                 break
-            event = self._log.by_position.get(position)
-            if event is not None and event.expires > now:
-                claims.hold(position, now)
-                claimed.append(stored(event, position))
+            taken += 1
+            entry = self._live_event(position, now)
+            if entry is not None:
+                state.attempts[position] = attempt = state.attempts.get(position, 0) + 1
+                state.leases[position] = now + self.lease_seconds
+                claimed.append(Claimed(entry, attempt))
+        del state.queue[:taken]
         return claimed
 
-    async def hold(self, group: str, positions: Sequence[int]) -> None:
-        """Go on holding claimed events; those that are gone or finished are passed over."""
-        self._groups[group].renew(positions, self._clock())
+    async def renew(self, group: str, positions: Sequence[int], *, count: bool = False) -> None:
+        """Extend leases to ``lease_seconds`` from now; with ``count``, count another attempt."""
+        state, ends_at = self._group(group), self._clock() + self.lease_seconds
+        for position in state.leases.keys() & positions:
+            state.leases[position] = ends_at
+            state.attempts[position] += count
 
-    async def finish(self, group: str, positions: Sequence[int]) -> None:
-        """The group is through with these events."""
+    async def ack(self, group: str, positions: Sequence[int]) -> None:
+        """Mark entries as handled by the group."""
+        state = self._group(group)
         for position in positions:
-            self._groups[group].forget(position)
+            state.forget(position)
 
-    async def release(self, group: str, positions: Sequence[int]) -> None:
-        """Hand claimed events back, for others to claim at once."""
-        self._groups[group].release(positions)
-        self._wake({})
+    async def nack(self, group: str, positions: Sequence[int]) -> None:
+        """Return leased entries to the group, and notify listeners with no topics."""
+        state = self._group(group)
+        self._return(state, [position for position in positions if state.leases.pop(position, None) is not None])
 
-    async def expire(self, *, limit: int = 1000) -> int:
-        """Drop at most ``limit`` things past their time; how many there were."""
-        return self._drop_expired(limit, self._clock())
+    async def fail(self, group: str, position: int, reason: str) -> None:
+        """Mark an entry as failed in the group."""
+        state = self._group(group)
+        entry = self._live_event(position, self._clock())
+        if entry is not None:
+            _remove(state.queue, position)
+            state.leases.pop(position, None)
+            state.failed[position] = Failed(entry, state.attempts.get(position, 0), reason)
 
-    async def sizes(self) -> Mapping[str, int]:
-        """How much is kept: ``events``, ``bytes`` (of bodies), ``sessions``, ``bindings``."""
-        return {
-            "events": len(self._log.by_position),
-            "bytes": self._log.bytes,
-            "sessions": self._sessions.held,
-            "bindings": self._subjects.held,
-        }
+    async def failed(self, group: str, *, limit: int = 100) -> Sequence[Failed]:
+        """Return failed live entries of the group, oldest first."""
+        state, now = self._group(group), self._clock()
+        live = (state.failed[p] for p in sorted(state.failed) if self._live_event(p, now) is not None)
+        return list(islice(live, limit))
 
-    def _keep(self, arrival: Arrival, now: float) -> Kept:
-        event = self._log.add(arrival, now + self._ttl)
-        for subject in event.subjects:
-            self._subjects[subject].add(event)
-        if arrival.session_id is not None:
-            self._lead(event, arrival.session_id, _NAMED, now)
-        else:
-            self._lead_by_subject(event, now)
-        if event.session_id is not None:
-            for subject in arrival.binds:
-                place = self._subjects[subject]
-                self._bind(place, event.session_id, now, with_event=subject in event.subjects)
-        return event
+    async def retry(self, group: str, positions: Sequence[int]) -> None:
+        """Return failed entries to the group with no attempts counted, and notify listeners with no topics."""
+        state = self._group(group)
+        failed = [position for position in positions if state.failed.pop(position, None) is not None]
+        for position in failed:
+            state.attempts.pop(position, None)
+        self._return(state, failed)
 
-    def _lead_by_subject(self, event: Kept, now: float) -> None:
-        """Bring an event to the session that the first bound one of its subjects leads to."""
-        for rank, subject in enumerate(event.subjects):
-            place = self._subjects[subject]
-            session_id = place.lasting(now)
-            if session_id is not None:
-                self._subjects.renew(place, event.expires, with_event=True)
-                self._lead(event, session_id, rank, now)
-                return
+    async def purge_expired(self, *, limit: int = 1000) -> int:
+        """Delete at most ``limit`` expired entries and keys, and return how many."""
+        return self._purge(self._check_started(), limit)
 
-    def _lead(self, event: Kept, session_id: str, rank: int, now: float) -> None:
-        """Bring an event to its session as it arrives."""
-        place = self._sessions[session_id]
-        place.add(event)
-        if place.ends > now:
-            self._sessions.renew(place, event.expires, with_event=True)
-        # The id is kept once for all who mention it: with 100,000 sessions that counts.
-        event.session_id = place.topic
-        event.rank = rank
+    async def stats(self) -> Mapping[str, int]:
+        """Return ``events`` and ``bytes`` of live events, and ``records`` of the router."""
+        now = self._check_started()
+        while self._purge(now, 1000):
+            pass
+        return {"events": self._events, "bytes": self._bytes, "records": len(self._stored) - self._events}
 
-    def _bind(self, place: Place[str], session_id: str, now: float, *, with_event: bool) -> None:
-        # While a subject is bound, its events are routed as they come: none can be waiting for it.
-        waiting = () if place.ends > now else place.rows
-        self._subjects.put(place, session_id, now + self._ttl, with_event=with_event)
-        for row in waiting:
-            event = row.event
-            rank = event.subjects.index(place.topic)
-            if rank < event.rank and event.expires > now:
-                event.rank = rank
-                self._lead_late(event, session_id)
+    def _check_started(self) -> float:
+        """Return the time, if the store is started in the running loop."""
+        if self._loop is not asyncio.get_running_loop():
+            self._is_in_new_loop()
+            raise StoreError("the store is not started, or closed: call start() first")
+        return self._clock()
 
-    def _lead_late(self, event: Kept, session_id: str) -> None:
-        """Bring an event to a session, beside one that it may have already."""
-        if event.session_id == session_id:
-            return
-        if event.session_id is None:
-            event.session_id = session_id
-        event.later += (session_id,)
-        self._log.number += 1
-        self._sessions[session_id].add(Late(self._log.number, event))
+    def _group(self, name: str) -> _Group:
+        """Return the state of a group, which is created unless it exists."""
+        self._check_started()
+        if name not in self._groups:
+            self._groups[name] = _Group([position for position, stored in self._stored.items() if stored.dispatch])
+        return self._groups[name]
 
-    def _make_room(self, size: int, now: float) -> None:
-        while not self._log.has_room(size):
-            oldest = self._log.first()
-            if oldest is None or oldest.expires > now:
-                held = f"{len(self._log.by_position)} events and {self._log.bytes} bytes"
-                raise StoreFullError(f"the store holds {held}: no room for {size} bytes more")
-            self._drop(oldest, now)
+    def _return(self, group: _Group, positions: Sequence[int]) -> None:
+        for position in positions:
+            insort(group.queue, position)
+        if positions:
+            self._notify(())
 
-    def _tidy(self, now: float) -> None:
-        if now >= self._quiet_until:
-            self._drop_expired(_SLICE, now)
+    def _positions_behind(self, topic: str, after: int) -> Iterator[int]:
+        positions = self._topics.get(topic, [])
+        return (positions[index] for index in range(bisect_right(positions, after), len(positions)))
 
-    def _drop_expired(self, limit: int, now: float) -> int:
-        gone = 0
-        while gone < limit and self._drop_next(now):
-            gone += 1
-        if gone < limit:
-            first = self._log.first()
-            end = now + self._ttl if first is None else first.expires
-            self._quiet_until = min(end, self._sessions.first_end(), self._subjects.first_end())
-        return gone
+    def _live_event(self, position: int, now: float) -> Entry | None:
+        stored = self._stored.get(position)
+        return stored.entry if stored is not None and stored.dispatch and stored.expires_at > now else None
 
-    def _drop_next(self, now: float) -> bool:
-        # What ended with an event goes before the next event, lest it piles up.
-        if self._sessions.drop_next(now) or self._subjects.drop_next(now):
-            return True
-        first = self._log.first()
-        if first is None or first.expires > now:
-            return False
-        self._drop(first, now)
-        return True
+    def _check_bounds(self, size: int, now: float) -> None:
+        while self._events >= self._max_events or self._bytes + size > self._max_bytes:
+            if not self._purge(now, _PURGE_PER_APPEND):
+                raise StoreFullError(
+                    f"the MemoryStore is full: {self._events} events, {self._bytes} bytes "
+                    f"(max_events={self._max_events}, max_bytes={self._max_bytes})"
+                )
 
-    def _drop(self, event: Kept, now: float) -> None:
-        self._log.remove(event)
-        for subject in event.subjects:
-            self._subjects.remove(subject, event, now)
-        if event.session_id is not None and event.session_id not in event.later:
-            self._sessions.remove(event.session_id, event, now)
-        for session_id in event.later:
-            self._sessions.remove(session_id, event, now)
-        for claims in self._groups.values():
-            claims.forget(event.cursor)
+    def _purge(self, now: float, limit: int) -> int:
+        purged = 0
+        while self._expiry and self._expiry[0][0] <= now and purged < limit:
+            _, position, key = heapq.heappop(self._expiry)
+            if key is not None and self._keys.get(key, now + 1) <= now:
+                del self._keys[key]
+            if position:
+                self._delete(position)
+            purged += 1
+        return purged
 
-    def _wake(self, topics: Mapping[str, StoredEvent | None]) -> None:
-        for hear in tuple(self._listeners.values()):
-            hear(topics)
+    def _delete(self, position: int) -> None:
+        stored = self._stored.pop(position)
+        for topic in set(stored.entry.topics):
+            _remove(self._topics[topic], position)
+            if not self._topics[topic]:
+                del self._topics[topic]
+        if stored.dispatch:
+            self._events -= 1
+            self._bytes -= len(stored.entry.body)
+            for group in self._groups.values():
+                group.forget(position)
+
+
+def _remove(positions: list[int], position: int) -> None:
+    """Remove a position from an ascending list, if it is there."""
+    index = bisect_left(positions, position)
+    if positions[index : index + 1] == [position]:
+        del positions[index]

@@ -1,305 +1,767 @@
-"""RedisStore: events, sessions and bindings in Redis or Valkey, for processes on many machines."""
+"""RedisStore: the event log in Redis or Valkey, for processes on several machines.
+
+All commands that wait in a process go to the server as one call of one script (``_SCRIPT``), so that concurrent appends
+share a round trip and a notification. Keys begin with the prefix, share one hash slot and have a time to live:
+
+===============================  ======================================================================
+``:last``                        the highest position that was given out
+``:entry:<position>``            hash: ``body``, ``topics``, ``at`` (microseconds), ``expires`` (ms)
+``:topic:<topic>``               sorted set: positions of the topic's entries
+``:events``, ``:records``        sorted sets: positions of dispatched and other entries, by expiry (ms)
+``:key:<key>``                   exists while an entry with this key is a duplicate
+``:groups``                      sorted set: consumer groups, by the time at which an unused one vanishes (ms)
+``:pending:<group>``             sorted set: positions that the group did not acknowledge or give up, by the
+                                 end of their lease (ms); 0: they can be claimed
+``:failed:<group>``              sorted set: positions that the group gave up
+``:delivery:<group>:<position>``  hash: ``attempts``, ``owner`` of the lease, ``reason`` of the failure
+``:notify``                      pub/sub channel: topics of new entries; empty when a group can claim again
+===============================  ======================================================================
+"""
 
 from __future__ import annotations
 
-import math
+import asyncio
+import contextlib
+import hashlib
+import logging
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
+from urllib.parse import quote, unquote_to_bytes
 from uuid import uuid4
 
+from attrs import define, field
+
 from avaturn_async.errors import StoreError, StoreFullError
-from avaturn_async.webhooks.stores import Arrival, SessionRecord, StoredEvent, Wake
-from avaturn_async.webhooks.stores import _redis_scripts as scripts
-from avaturn_async.webhooks.stores._redis_lua import SHARED_KEYS, Script
+from avaturn_async.webhooks.stores.base import Claimed, Entry, Failed, NewEntry, StoreBase
 
-if TYPE_CHECKING:
+try:
     from redis.asyncio import Redis
-
-    from avaturn_async.webhooks.stores._redis_hints import Hints
-    from avaturn_async.webhooks.stores._redis_link import Link
+    from redis.exceptions import NoScriptError, OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
+except ModuleNotFoundError as _error:
+    raise ImportError('RedisStore needs redis-py: pip install "avaturn_async[redis]"') from _error
 
 __all__ = ["RedisStore"]
 
-_MOST_READ = 100
-_MOST_READ_BYTES = 1_048_576
+_log = logging.getLogger("avaturn_async.webhooks")
+T = TypeVar("T")
+
+DEADLINE = 2.0
+"""Seconds that one command may take, the wait for a connection included: a webhook is answered within 2.5 s."""
+CLOSE_TIMEOUT = 0.5
+"""Seconds that ``close()`` gives to the commands that wait."""
+MAX_BATCH = 50
+"""Commands in one call of the script, at most: Redis serves no other client meanwhile."""
+SILENCE = 1.0
+"""Seconds without a message after which the notification connection is tested with PING."""
+MAX_PAUSE = 1.0
+"""Seconds between attempts to subscribe again, at most."""
+_MIN_VERSION = (6, 2)
+_MAX_REASON = 200
+
+# ARGV: prefix, TTL (ms), lease (ms), identity of the store, highest position that it knows; then the commands, each
+# as its name, the number of its arguments, and the arguments.
+_SCRIPT = """
+local root, ttl, lease, owner, floor = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5])
+local last, events, records, groups = root .. ':last', root .. ':events', root .. ':records', root .. ':groups'
+local micros, now
+local must_notify, changed_topics = false, {}
+local commands = {}
+
+local function text(number) return string.format('%.0f', number) end
+local function name(kind, id) return root .. ':' .. kind .. ':' .. id end
+
+-- An error names the command, such as one that the user may not run.
+local function call(command, ...)
+  local reply = redis.pcall(command, ...)
+  if type(reply) == 'table' and reply.err then error(reply.err .. ' (' .. command .. ')', 0) end
+  return reply
+end
+
+local function add(key, score, member, expires)
+  call('ZADD', key, score, member)
+  -- PEXPIREAT with GT needs Redis 7. What has expired can be purged for one more TTL; a second one saves commands.
+  if call('PTTL', key) < expires + ttl - now then call('PEXPIREAT', key, text(expires + 2 * ttl)) end
+end
+
+local function load(position)
+  local row = call('HMGET', name('entry', position), 'topics', 'body', 'at', 'expires')
+  if row[4] and tonumber(row[4]) > now then return {position, row[1], row[2], row[3]}, tonumber(row[4]) end
+end
+
+local function forget(group, position)
+  call('ZREM', name('pending', group), position)
+  call('ZREM', name('failed', group), position)
+  call('DEL', name('delivery', group .. ':' .. position))
+end
+
+-- Return the keys of a group, which is created unless it exists.
+local function use(group)
+  local pending, failed = name('pending', group), name('failed', group)
+  -- A full server refuses ZADD and HSET, but not behind another write of the same script. It never refuses this one.
+  call('ZREMRANGEBYSCORE', groups, '-inf', now)
+  local vanishes = tonumber(call('ZSCORE', groups, group) or 0)
+  if vanishes == 0 then
+    call('DEL', failed)
+    call('ZUNIONSTORE', pending, 1, events, 'WEIGHTS', 0)
+    call('PEXPIRE', pending, call('PTTL', events))
+  end
+  if vanishes < now + 2 * ttl then
+    call('ZADD', groups, text(now + 3 * ttl), group)
+    call('PEXPIRE', groups, text(3 * ttl))
+  end
+  return pending, failed
+end
+
+function commands.append(arguments)
+  local key, unique_for, life, kind, topics, body = unpack(arguments)
+  if key ~= '' and call('EXISTS', name('key', key)) == 1 then return 0 end
+  local number = math.max(tonumber(call('GET', last) or 0) + 1, micros, floor + 1)
+  local position, entry, expires = text(number), name('entry', text(number)), now + life
+  -- A full server and a replica refuse this first write; then nothing has changed.
+  call('SET', last, position, 'PX', text(2 * math.max(ttl, life)))
+  if key ~= '' then call('SET', name('key', key), position, 'PX', unique_for) end
+  call('HSET', entry, 'topics', topics, 'body', body, 'at', text(micros), 'expires', text(expires))
+  call('PEXPIREAT', entry, text(expires + ttl))
+  add(root .. ':' .. kind, text(expires), position, expires)
+  for topic in string.gmatch(topics, '%S+') do
+    add(name('topic', topic), position, position, expires)
+    table.insert(changed_topics, topic)
+  end
+  must_notify = true
+  if kind == 'events' then
+    for _, group in ipairs(call('ZRANGEBYSCORE', groups, '(' .. now, '+inf')) do
+      add(name('pending', group), 0, position, expires)
+    end
+  end
+  return position
+end
+
+function commands.contains(arguments) return call('EXISTS', name('key', arguments[1])) end
+
+function commands.read(arguments)
+  local limit, rows, found, first = tonumber(arguments[1]), {}, {}, {}
+  for i = 2, #arguments, 2 do
+    local key, after, count, page = name('topic', arguments[i]), arguments[i + 1], 0, nil
+    repeat
+      page = call('ZRANGEBYSCORE', key, '(' .. after, '+inf', 'LIMIT', 0, limit)
+      for _, position in ipairs(page) do
+        if rows[position] == nil then
+          rows[position] = load(position) or false
+          if rows[position] then table.insert(found, position) end
+        end
+        if rows[position] then count = count + 1 end
+        after = position
+      end
+    until #page < limit or count >= limit
+  end
+  table.sort(found, function(a, b) return tonumber(a) < tonumber(b) end)
+  for i = 1, math.min(limit, #found) do first[i] = rows[found[i]] end
+  return first
+end
+
+function commands.create_group(arguments) use(arguments[1]); return 0 end
+
+function commands.groups() return call('ZRANGEBYSCORE', groups, '(' .. now, '+inf') end
+
+function commands.claim(arguments)
+  local group, limit, rows = arguments[1], tonumber(arguments[2]), {}
+  local pending = use(group)
+  for _, position in ipairs(call('ZRANGEBYSCORE', pending, 1, now)) do call('ZADD', pending, 0, position) end
+  while #rows < limit do
+    -- Positions have 16 digits until the year 2286, so that Redis orders those of one score by number.
+    local page = call('ZRANGEBYSCORE', pending, 0, 0, 'LIMIT', 0, limit - #rows)
+    if #page == 0 then break end
+    for _, position in ipairs(page) do
+      local row, expires = load(position)
+      if row then
+        local delivery = name('delivery', group .. ':' .. position)
+        call('ZADD', pending, text(now + lease), position)
+        call('HSET', delivery, 'owner', owner)
+        row[5] = call('HINCRBY', delivery, 'attempts', 1)
+        call('PEXPIREAT', delivery, text(expires))
+        table.insert(rows, row)
+      else
+        forget(group, position)
+      end
+    end
+  end
+  return rows
+end
+
+function commands.renew(arguments)
+  local group, count = arguments[1], arguments[2]
+  local pending = use(group)
+  for i = 3, #arguments do
+    local delivery = name('delivery', group .. ':' .. arguments[i])
+    if call('HGET', delivery, 'owner') == owner then
+      call('ZADD', pending, text(now + lease), arguments[i])
+      call('HINCRBY', delivery, 'attempts', count)
+    end
+  end
+  return 0
+end
+
+function commands.ack(arguments)
+  use(arguments[1])
+  for i = 2, #arguments do forget(arguments[1], arguments[i]) end
+  return 0
+end
+
+function commands.nack(arguments)
+  local pending = use(arguments[1])
+  for i = 2, #arguments do
+    local delivery = name('delivery', arguments[1] .. ':' .. arguments[i])
+    if call('HGET', delivery, 'owner') == owner then
+      call('HDEL', delivery, 'owner')
+      call('ZADD', pending, 0, arguments[i])
+      must_notify = true
+    end
+  end
+  return 0
+end
+
+function commands.fail(arguments)
+  local group, position, reason = unpack(arguments)
+  local pending, failed = use(group)
+  local row, expires = load(position)
+  if row and call('ZSCORE', events, position) then
+    local delivery = name('delivery', group .. ':' .. position)
+    call('ZREM', pending, position)
+    add(failed, 0, position, expires)
+    call('HDEL', delivery, 'owner')
+    call('HSET', delivery, 'reason', reason)
+    call('PEXPIREAT', delivery, text(expires))
+  end
+  return 0
+end
+
+function commands.failed(arguments)
+  local group, limit, rows = arguments[1], tonumber(arguments[2]), {}
+  for _, position in ipairs(call('ZRANGE', name('failed', group), 0, -1)) do
+    if #rows >= limit then break end
+    local row = load(position)
+    if row then
+      local delivery = call('HMGET', name('delivery', group .. ':' .. position), 'attempts', 'reason')
+      row[5], row[6] = delivery[1] or 0, delivery[2]
+      table.insert(rows, row)
+    end
+  end
+  return rows
+end
+
+function commands.retry(arguments)
+  local pending, failed = use(arguments[1])
+  for i = 2, #arguments do
+    local row, expires = load(arguments[i])
+    if row and call('ZREM', failed, arguments[i]) == 1 then
+      call('DEL', name('delivery', arguments[1] .. ':' .. arguments[i]))
+      add(pending, 0, arguments[i], expires)
+      must_notify = true
+    end
+  end
+  return 0
+end
+
+function commands.purge(arguments)
+  local count = 0
+  for _, kind in ipairs({events, records}) do
+    for _, position in ipairs(call('ZRANGEBYSCORE', kind, '-inf', now, 'LIMIT', 0, arguments[1] - count)) do
+      local topics = call('HGET', name('entry', position), 'topics') or ''
+      for topic in string.gmatch(topics, '%S+') do call('ZREM', name('topic', topic), position) end
+      for _, group in ipairs(call('ZRANGE', groups, 0, -1)) do forget(group, position) end
+      call('DEL', name('entry', position))
+      call('ZREM', kind, position)
+      count = count + 1
+    end
+  end
+  return count
+end
+
+function commands.stats()
+  local positions, bytes = call('ZRANGEBYSCORE', events, '(' .. now, '+inf'), 0
+  for _, position in ipairs(positions) do bytes = bytes + call('HSTRLEN', name('entry', position), 'body') end
+  return {#positions, bytes, call('ZCOUNT', records, '(' .. now, '+inf')}
+end
+
+local function run()
+  local replies, i, time = {}, 6, call('TIME')
+  micros = time[1] * 1000000 + time[2]
+  now = math.floor(micros / 1000)
+  while i <= #ARGV do
+    local arguments, count = {}, tonumber(ARGV[i + 1])
+    for n = 1, count do arguments[n] = ARGV[i + 1 + n] end
+    local is_done, reply = pcall(commands[ARGV[i]], arguments)
+    table.insert(replies, is_done and reply or {err = reply})
+    i = i + 2 + count
+  end
+  if must_notify then call('PUBLISH', root .. ':notify', table.concat(changed_topics, ' ')) end
+  return replies
+end
+
+local is_done, replies = pcall(run)
+return is_done and replies or {err = replies}
+"""
+_SHA = hashlib.sha1(_SCRIPT.encode(), usedforsecurity=False).hexdigest()
 
 
-class RedisStore:
-    """Keeps everything in Redis (6.2 or later) or Valkey: a 200 means "accepted by the primary".
+@define(eq=False)
+class _Command:
+    """A command of the script that waits to be sent, and the future of its caller."""
 
-    What an acknowledged event survives there is for Redis to say: with ``appendonly yes`` and ``appendfsync
-    always`` a crash of the machine, with ``everysec`` all but its last second, without AOF nothing. It bounds
-    itself by ``maxmemory``, and must not evict: with ``noeviction`` it refuses what it has no room for
-    (``StoreFullError``), with any other policy it would drop events that were acknowledged, so that
-    ``start()`` refuses it.
+    words: tuple[Any, ...]
+    """Its name and its arguments."""
+    reply: asyncio.Future[Any]
+    queued_at: float
+    """By the clock of the loop."""
 
-    All keys share one slot, and each has a time to live. Processes that share a prefix should share ``ttl``
-    and ``takeover``. Time is the server's, so that clocks of machines need not agree.
+
+@define(eq=False)
+class _Run:
+    """All state of one running loop, from ``start()`` to ``close()``."""
+
+    redis: Any
+    """The client; redis-py's own types are partial."""
+    loop: asyncio.AbstractEventLoop
+    ready: asyncio.Future[None]
+    """Done when the server was checked and notifications arrive, or with the error."""
+    owner: str = field(factory=lambda: uuid4().hex)
+    """Identity in leases: new for each start, so that a forked process has its own."""
+    waiting: list[_Command] = field(factory=list[_Command])
+    has_work: asyncio.Event = field(factory=asyncio.Event)
+    closing: bool = False
+    """Whether the tasks end as soon as no command waits."""
+    must_reconnect: bool = False
+    """Whether the notification connection has to be closed."""
+    tasks: list[asyncio.Task[None]] = field(factory=list[asyncio.Task[None]])
+    """The task that sends commands, then the one that receives notifications."""
+
+
+class RedisStore(StoreBase):
+    """Store the log in Redis (6.2 or later) or Valkey: appended means accepted by the primary.
+
+    Redis decides what survives a crash: with ``appendonly yes`` and ``appendfsync always`` all appended entries,
+    with ``everysec`` all but the last second, without AOF nothing. The bound is Redis's ``maxmemory``, with the
+    policy ``noeviction``: a full server refuses new entries (StoreFullError). ``start()`` refuses other policies.
+
+    Expiry uses the server's clock; what has expired leaves its memory in ``purge_expired()``. Processes that share a
+    prefix should share ``ttl`` and ``lease``. The user needs the keys and the channels ``<prefix>:*``.
 
     Args:
-        redis: A client of the caller's; it is never closed. ``from_url`` makes one that is.
-        ttl: Seconds that an event, a session or a binding is kept.
-        prefix: What each key begins with. On a cluster the part in braces decides the slot; a prefix that
-            has none gets one behind it.
-        takeover: Seconds after which a claim of a handler that was not renewed has lapsed.
-        clock: Gives seconds since the epoch, for tests that cannot wait; never ahead of the server's.
+        redis: A ``redis.asyncio.Redis`` of the caller, never closed by the store. Redis Cluster is not supported.
+        ttl: Seconds that an event lives; records of the router live twice as long.
+        prefix: Beginning of each key. A prefix without a hash tag ``{…}`` gets one.
+        lease: Seconds until a lease ends that is not renewed.
 
     Raises:
-        ValueError: A number is not above zero, or the prefix is empty.
+        TypeError: ``redis`` is not a ``redis.asyncio.Redis``, for instance a synchronous client or a RedisCluster.
+        ValueError: ``ttl`` or ``lease`` is not above zero and finite, or ``prefix`` is empty.
     """
 
-    def __init__(
-        self,
-        redis: Redis,
-        *,
-        ttl: float = 259_200.0,
-        prefix: str = "{avaturn}",
-        takeover: float = 30.0,
-        clock: Callable[[], float] | None = None,
-    ) -> None:
-        if not all(0 < number < math.inf for number in (ttl, takeover)):
-            raise ValueError("ttl and takeover must be above zero, and finite")
+    def __init__(self, redis: Redis, *, ttl: float = 259_200.0, prefix: str = "{avaturn}", lease: float = 30.0) -> None:
+        super().__init__(ttl=ttl, lease=lease)
+        client: object = redis
+        if not isinstance(client, Redis):
+            raise TypeError(
+                f"redis must be a redis.asyncio.Redis, not {type(client).__module__}.{type(client).__qualname__}; "
+                "synchronous clients and Redis Cluster are not supported"
+            )
         if not prefix:
             raise ValueError("prefix must not be empty")
-        self._connect: Callable[[], Redis] = lambda: redis
+        self._connect: Callable[[], Any] = lambda: client
         self._owned = False
-        self._takeover = takeover
-        self._clock = clock
         self._root = prefix if re.search(r"\{[^}]+\}", prefix) else f"{prefix}:{{avaturn}}"
-        self._keys = tuple(_bytes(f"{self._root}:{name}") for name in SHARED_KEYS)
-        self._common = (_bytes(self._root), _milliseconds(ttl), _milliseconds(takeover))
-        # What is held is held by this store, not by the process: two of them may live in one.
-        self._consumer = uuid4().hex.encode()
-        # A webhook is answered within 2.5 s also when Redis is away; this is what a command gets of that.
-        self._deadline = 2.0
-        self._silence = 1.0
-        self._listeners: dict[object, Wake] = {}
-        self._link: Link | None = None
-        self._hints: Hints | None = None
+        # The highest position seen: a replica that lagged at a failover, with its clock behind, gives out higher ones.
+        self._floor = 0
+        self._run: _Run | None = None
+        # The task of the last close(); asyncio itself keeps no reference.
+        self._ending: asyncio.Task[None] | None = None
 
     @classmethod
     def from_url(
-        cls,
-        url: str,
-        *,
-        ttl: float = 259_200.0,
-        prefix: str = "{avaturn}",
-        takeover: float = 30.0,
-        clock: Callable[[], float] | None = None,
+        cls, url: str, *, ttl: float = 259_200.0, prefix: str = "{avaturn}", lease: float = 30.0
     ) -> RedisStore:
-        """A store with a client of its own, which is connected by ``start()`` and closed by ``close()``.
+        """Return a store with its own client, which ``start()`` connects and ``close()`` closes.
 
         Args:
             url: ``redis://user:password@host:6379/0``, ``rediss://`` for TLS, or ``unix://``.
             ttl: As in the constructor.
             prefix: As in the constructor.
-            takeover: As in the constructor.
-            clock: As in the constructor.
+            lease: As in the constructor.
 
         Raises:
-            ValueError: The URL is none of Redis, or as in the constructor.
-            ImportError: The extra ``redis`` is not installed.
+            ValueError: ``url`` is not a URL of Redis, or as in the constructor.
         """
-        connect, _, _ = _engine()
-        store = cls(connect(url), ttl=ttl, prefix=prefix, takeover=takeover, clock=clock)
-        # A client belongs to the event loop in which it was used: each start gets a new one.
-        store._connect = partial(connect, url)
+        store = cls(_connect(url), ttl=ttl, prefix=prefix, lease=lease)
+        # A client belongs to the event loop that used it: each start gets a new one.
+        store._connect = partial(_connect, url)
         store._owned = True
         return store
 
     def __repr__(self) -> str:
         return f"RedisStore(prefix={self._root!r})"
 
-    @property
-    def takeover(self) -> float:
-        """Seconds after which a claim that was not renewed has lapsed."""
-        return self._takeover
-
     async def start(self) -> None:
-        """Connect, and look whether this Redis keeps what it accepts.
-
-        Raises:
-            StoreError: Redis is away, is older than 6.2, or has a ``maxmemory-policy`` that evicts.
-        """
-        if self._link is not None:
-            return
-        _, make_link, make_hints = _engine()
-        link = make_link(self._connect(), deadline=self._deadline)
-        hints = make_hints(link, _bytes(f"{self._root}:hints"), self._wake, silence=self._silence)
-        try:
-            await link.check()
-            await hints.start()
-        except BaseException:
-            await self._hang_up(link)
-            raise
-        self._link, self._hints = link, hints
+        """Connect, check the server's settings and the user's rights, and subscribe to notifications."""
+        if self._enter_loop() and self._run is not None:
+            # The earlier loop ended without close(): its connections and tasks cannot be used or closed any more.
+            self._run.closing = True
+            if not self._owned:
+                self._run.redis.connection_pool.reset()
+            self._run = None
+        # Another task may be connecting. If that task is cancelled, this one connects.
+        async with self._start_lock:
+            if self._run is not None:
+                return
+            loop = asyncio.get_running_loop()
+            run = _Run(self._connect(), loop, loop.create_future())
+            run.ready.add_done_callback(_retrieve)
+            run.tasks.append(loop.create_task(self._serve(run)))
+            try:
+                await self._wait(run.ready)
+            except BaseException:
+                await self._end(run, 0)
+                raise
+            self._run = run
 
     async def close(self) -> None:
-        """Hang up; what this store still holds of handlers' events lapses."""
-        link, hints = self._link, self._hints
-        if link is None or hints is None:
+        """Send the commands that wait, and disconnect; leases of this store end by themselves."""
+        if self._is_in_new_loop():
             return
-        self._hints = None
-        try:
-            with suppress(StoreError):
-                await self._run(scripts.LEAVE, self._consumer)
-        finally:
-            self._link = None
-            await hints.close()
-            await self._hang_up(link)
+        async with self._start_lock:
+            run, self._run, self._loop = self._run, None, None
+        if run is not None:
+            # It goes on if this call is cancelled.
+            self._ending = run.loop.create_task(self._end(run, CLOSE_TIMEOUT))
+            await asyncio.shield(self._ending)
 
-    def listen(self, wake: Wake) -> Callable[[], None]:
-        """Call ``wake`` with the topics under which something appears; the returned function ends that."""
-        ticket = object()
-        self._listeners[ticket] = wake
-
-        def stop() -> None:
-            self._listeners.pop(ticket, None)
-
-        return stop
-
-    async def append(self, arrival: Arrival) -> int:
-        """Keep an event.
-
-        Returns:
-            Its position; 0 if an event with its key is kept already.
-
-        Raises:
-            StoreFullError: Redis has reached its ``maxmemory``.
-            StoreError: Redis is away or refused. The event may be kept all the same; then a repetition is a
-                duplicate.
-        """
-        words = (
-            _bytes(arrival.key),
-            arrival.body,
-            _bytes(arrival.session_id or ""),
-            _number(len(arrival.subjects)),
-            *map(_bytes, arrival.subjects),
-            *map(_bytes, arrival.binds),
+    async def append(self, entry: NewEntry) -> int:
+        """Append an entry; return its position, or 0 for a duplicate."""
+        life = entry.ttl if entry.ttl is not None else self.ttl_seconds * (1 if entry.dispatch else 2)
+        arguments = (
+            "" if entry.key is None else _quote(entry.key),
+            _milliseconds(life if entry.unique_for is None else entry.unique_for),
+            _milliseconds(life),
+            "events" if entry.dispatch else "records",
+            " ".join(dict.fromkeys(_quote(topic) for topic in entry.topics)),
+            entry.body,
         )
         try:
-            position = await self._run(scripts.APPEND, *words)
+            position = int(await self._call("append", *arguments))
         except StoreFullError:
-            # What is past its time takes no new event's place.
-            if not await self.expire():
+            # Expired entries do not take the place of new ones.
+            if not await self.purge_expired():
                 raise
-            position = await self._run(scripts.APPEND, *words)
-        return int(position)
+            position = int(await self._call("append", *arguments))
+        self._floor = max(self._floor, position)
+        return position
 
-    async def seen(self, key: str) -> bool:
-        """Whether an event with this key is kept."""
-        return bool(await self._run(scripts.SEEN, _bytes(key)))
+    async def contains(self, key: str) -> bool:
+        """Return whether an entry with this key would be a duplicate now."""
+        return bool(await self._call("contains", _quote(key)))
 
-    async def read(self, topic: str, *, after: int = 0) -> Sequence[StoredEvent]:
-        """The events under a topic that appeared behind a cursor: the oldest hundred, or MiB, of them."""
-        most = _number(_MOST_READ), _number(_MOST_READ_BYTES)
-        return _events(await self._run(scripts.READ, _bytes(topic), _number(after), *most))
-
-    async def bind(self, subject: str, session_id: str) -> None:
-        """Bring the events of a subject to a session from now on, and those that have none yet."""
-        await self._run(scripts.BIND, _bytes(subject), _bytes(session_id))
-
-    async def bound(self, subject: str) -> str | None:
-        """The session that a subject is bound to."""
-        return _text(await self._run(scripts.BOUND, _bytes(subject)))
-
-    async def save_session(self, record: SessionRecord, *, binds: Sequence[str] = ()) -> None:
-        """Remember who opened a session, and bind subjects to it."""
-        words = (record.id, record.user_id, record.context, *binds)
-        await self._run(scripts.SAVE_SESSION, *map(_bytes, words))
-
-    async def load_session(self, session_id: str) -> SessionRecord | None:
-        """Who opened a session."""
-        user_id, context = map(_text, await self._run(scripts.LOAD_SESSION, _bytes(session_id)))
-        if user_id is None or context is None:
-            return None
-        return SessionRecord(id=session_id, user_id=user_id, context=context)
-
-    async def join(self, group: str) -> None:
-        """Make a group of handlers, if it is not there yet; it begins with the oldest event kept."""
-        await self._run_group(scripts.JOIN, group)
-
-    async def claim(self, group: str, *, limit: int) -> Sequence[StoredEvent]:
-        """At most ``limit`` events that this group has to handle, held by this store from now on."""
+    async def read(self, topics: Mapping[str, int], *, limit: int = 100) -> Sequence[Entry]:
+        """Return the live entries of ``topics`` behind their positions, oldest first."""
         if limit < 1:
-            return ()
-        return _events(await self._run_group(scripts.CLAIM, group, limit))
+            return []
+        words = [word for topic, after in topics.items() for word in (_quote(topic), after)]
+        entries = [_entry(row) for row in await self._call("read", limit, *words)]
+        if entries:
+            self._floor = max(self._floor, entries[-1].position)
+        return entries
 
-    async def hold(self, group: str, positions: Sequence[int]) -> None:
-        """Go on holding claimed events; those that are gone, finished or held elsewhere are passed over."""
-        await self._run_group(scripts.HOLD, group, *positions)
+    async def create_group(self, group: str) -> None:
+        """Create a consumer group unless it exists."""
+        await self._call("create_group", _quote(group))
 
-    async def finish(self, group: str, positions: Sequence[int]) -> None:
-        """The group is through with these events."""
-        await self._run_group(scripts.FINISH, group, *positions)
+    async def groups(self) -> Sequence[str]:
+        """Return the names of the consumer groups in order."""
+        return sorted(_unquote(_text(name)) for name in await self._call("groups"))
 
-    async def release(self, group: str, positions: Sequence[int]) -> None:
-        """Hand claimed events back, for others to claim at once."""
-        await self._run_group(scripts.RELEASE, group, *positions)
+    async def claim(self, group: str, *, limit: int) -> Sequence[Claimed]:
+        """Lease at most ``limit`` entries, oldest first, and count an attempt for each."""
+        run = self._running()
+        reply = self._send(run, "claim", _quote(group), limit)
+        try:
+            rows = await self._wait(reply)
+        except BaseException:
+            # The caller was cancelled or the deadline has passed, but the reply can still come: return its leases.
+            if reply.done():
+                # At once: a callback could be too late for a close() that follows.
+                self._return_leases(run, group, reply)
+            else:
+                reply.add_done_callback(partial(self._return_leases, run, group))
+            raise
+        return [Claimed(_entry(row), int(row[4])) for row in rows]
 
-    async def expire(self, *, limit: int = 1000) -> int:
-        """Drop at most ``limit`` things past their time; how many there were.
+    async def renew(self, group: str, positions: Sequence[int], *, count: bool = False) -> None:
+        """Extend leases of this store; with ``count``, count another attempt."""
+        await self._call("renew", _quote(group), int(count), *positions)
 
-        Redis does it by itself when nobody asks any more. This also forgets consumers that are gone.
-        """
-        return int(await self._run(scripts.EXPIRE, _number(limit)))
+    async def ack(self, group: str, positions: Sequence[int]) -> None:
+        """Mark entries as handled by the group."""
+        await self._call("ack", _quote(group), *positions)
 
-    async def sizes(self) -> Mapping[str, int]:
-        """How much is kept: ``events``, ``bytes`` (of bodies), ``sessions``, ``bindings``."""
-        counts = await self._run(scripts.SIZES)
-        return dict(zip(("events", "bytes", "sessions", "bindings"), map(int, counts), strict=True))
+    async def nack(self, group: str, positions: Sequence[int]) -> None:
+        """Return leased entries of this store to the group."""
+        await self._call("nack", _quote(group), *positions)
 
-    async def _run_group(self, script: Script, group: str, *numbers: int) -> Any:
-        return await self._run(script, _bytes(group), self._consumer, *map(_number, numbers))
+    async def fail(self, group: str, position: int, reason: str) -> None:
+        """Mark an entry as failed in the group."""
+        await self._call("fail", _quote(group), position, reason.encode("utf-8", "surrogatepass"))
 
-    async def _run(self, script: Script, *words: bytes) -> Any:
-        if self._link is None:
-            raise StoreError("the store is not started, or closed")
-        now = b"" if self._clock is None else _milliseconds(self._clock())
-        return await self._link.run(script, self._keys, (*self._common, now, *words))
+    async def failed(self, group: str, *, limit: int = 100) -> Sequence[Failed]:
+        """Return failed live entries of the group, oldest first."""
+        rows = await self._call("failed", _quote(group), limit)
+        return [Failed(_entry(row), int(row[4]), row[5].decode("utf-8", "surrogatepass")) for row in rows]
 
-    async def _hang_up(self, link: Link) -> None:
-        await link.close()
+    async def retry(self, group: str, positions: Sequence[int]) -> None:
+        """Return failed entries to the group with no attempts counted."""
+        await self._call("retry", _quote(group), *positions)
+
+    async def purge_expired(self, *, limit: int = 1000) -> int:
+        """Delete at most ``limit`` expired entries, and return how many."""
+        return int(await self._call("purge", limit))
+
+    async def stats(self) -> Mapping[str, int]:
+        """Return ``events``, ``bytes`` of their bodies, and ``records``; the server looks at each live event."""
+        counts = await self._call("stats")
+        return dict(zip(("events", "bytes", "records"), map(int, counts), strict=True))
+
+    # Commands: callers put them into a list, and one task sends all that wait.
+
+    def _running(self) -> _Run:
+        if self._is_in_new_loop() or self._run is None:
+            raise StoreError("the store is not started, or closed: call start() first")
+        return self._run
+
+    async def _call(self, *words: Any) -> Any:
+        return await self._wait(self._send(self._running(), *words))
+
+    def _send(self, run: _Run, *words: Any) -> asyncio.Future[Any]:
+        reply: asyncio.Future[Any] = run.loop.create_future()
+        reply.add_done_callback(_retrieve)
+        run.waiting.append(_Command(words, reply, run.loop.time()))
+        run.has_work.set()
+        return reply
+
+    async def _wait(self, reply: asyncio.Future[T]) -> T:
+        # The caller's cancellation reaches neither redis-py nor the callers whose commands go with this one.
+        await asyncio.wait((reply,), timeout=DEADLINE)
+        if not reply.done():
+            raise StoreError(f"Redis: no response within {DEADLINE:g} s")
+        return reply.result()
+
+    def _return_leases(self, run: _Run, group: str, claim: asyncio.Future[Any]) -> None:
+        if claim.exception() is None and claim.result():
+            self._send(run, "nack", _quote(group), *(row[0] for row in claim.result()))
+
+    async def _serve(self, run: _Run) -> None:
+        """Check the server; then send the commands that wait, one batch after the other, until the store is closed."""
+        try:
+            await self._check_server(run)
+            await self._check_rights(run)
+        except Exception as error:  # noqa: BLE001 - start() raises it
+            run.ready.set_exception(_translate(error))
+            return
+        # Not earlier: two tasks that connect at once bind the lock of redis-py's pool to this event loop.
+        run.tasks.append(run.loop.create_task(self._follow(run)))
+        while run.waiting or not run.closing:
+            await run.has_work.wait()
+            run.has_work.clear()
+            while run.waiting:
+                batch, run.waiting = run.waiting[:MAX_BATCH], run.waiting[MAX_BATCH:]
+                # The callers of older commands have given up.
+                batch = [command for command in batch if run.loop.time() < command.queued_at + DEADLINE]
+                # A full server refuses appends only before the first write of the script.
+                batch.sort(key=lambda command: command.words[0] != "append")
+                replies: Sequence[Any] = [StoreError("the store is closed")] * len(batch)
+                try:
+                    replies = await self._execute(run, [command.words for command in batch])
+                except Exception as error:  # noqa: BLE001 - each caller gets a response, whatever happens
+                    replies = [error] * len(batch)
+                finally:
+                    for command, reply in zip(batch, replies, strict=True):
+                        if isinstance(reply, Exception):
+                            command.reply.set_exception(_translate(reply))
+                        else:
+                            command.reply.set_result(reply)
+                if any(isinstance(reply, ReadOnlyError) for reply in replies):
+                    # A failover moved the address, and these connections stayed with the old primary.
+                    run.must_reconnect = True
+                    with contextlib.suppress(RedisError, OSError):
+                        await run.redis.connection_pool.disconnect(inuse_connections=False)
+                # Claims that were cancelled meanwhile return their leases before close() ends.
+                await asyncio.sleep(0)
+
+    async def _execute(
+        self, run: _Run, commands: Sequence[tuple[Any, ...]], *, root: str = "", ttl: float = 0
+    ) -> Sequence[Any]:
+        """Call the script once; return the reply to each command."""
+        root, ttl = root or self._root, ttl or self.ttl_seconds
+        words: list[Any] = [root, _milliseconds(ttl), _milliseconds(self.lease_seconds), run.owner, self._floor]
+        for name, *arguments in commands:
+            words += [name, len(arguments), *arguments]
+        # Not redis-py's Script, which decodes the bodies with a client that decodes replies.
+        evalsha = partial(run.redis.execute_command, "EVALSHA", _SHA, 1, f"{root}:last", *words, NEVER_DECODE=True)
+        replies: Sequence[Any]
+        async with asyncio.timeout(DEADLINE):
+            try:
+                replies = await evalsha()
+            except NoScriptError:
+                # The server was restarted, or its scripts were flushed.
+                await run.redis.script_load(_SCRIPT)
+                replies = await evalsha()
+        return replies
+
+    # Notifications.
+
+    async def _follow(self, run: _Run) -> None:
+        """Pass notifications to the listeners; subscribe again after each lost connection."""
+        pause = 0.0
+        while not run.closing:
+            try:
+                async with run.redis.pubsub() as pubsub:
+                    async with asyncio.timeout(DEADLINE):
+                        await pubsub.subscribe(f"{self._root}:notify")
+                    run.must_reconnect, silent = False, 0
+                    while not run.must_reconnect and silent < 3:  # noqa: PLR2004 - PING is a message, too
+                        message = await pubsub.get_message(timeout=SILENCE)
+                        if message is None:
+                            silent += 1
+                            await pubsub.ping()
+                            continue
+                        silent = 0
+                        if message["type"] == "subscribe":
+                            pause = 0.0
+                            if not run.ready.done():
+                                run.ready.set_result(None)
+                            # Notifications before the subscription are lost.
+                            self._notify(None)
+                        elif message["type"] == "message":
+                            self._notify([_unquote(topic) for topic in _text(message["data"]).split()])
+            except Exception as error:  # noqa: BLE001 - waiters would sleep through their events
+                if not run.ready.done():
+                    run.ready.set_exception(_translate(error, "SUBSCRIBE: "))
+                    return
+                level = logging.WARNING if pause == 0 and not run.closing else logging.DEBUG
+                _log.log(level, "no notifications from Redis for now: %s", _translate(error))
+            await asyncio.sleep(pause)
+            pause = min(2 * pause + 0.05, MAX_PAUSE)
+
+    # Start and close.
+
+    async def _check_server(self, run: _Run) -> None:
+        # Each user may run HELLO, also one who may not run INFO.
+        hello = await self._ask(run, "HELLO")
+        # RESP3 has maps, RESP2 lists.
+        pairs: Any = hello.items() if hasattr(hello, "items") else zip(hello[::2], hello[1::2], strict=True)
+        facts: dict[str, Any] = {_text(name): value for name, value in pairs}
+        if _text(facts.get("mode", "")) == "cluster":
+            raise StoreError("this server is a node of a Redis Cluster, which RedisStore does not support")
+        version = re.match(r"(\d+)\.(\d+)", _text(facts.get("version", "")))
+        if version and tuple(map(int, version.groups())) < _MIN_VERSION:
+            raise StoreError(f"RedisStore needs Redis 6.2 or later, or Valkey; this one is {version[0]}")
+        info = await self._ask(run, "INFO")
+        policy = info.get("maxmemory_policy")
+        if policy is None:
+            _log.warning("Redis does not show its maxmemory-policy: make sure that it is noeviction")
+        elif policy != "noeviction":
+            raise StoreError(
+                f"Redis has the maxmemory-policy {policy}, which drops events that were acknowledged: "
+                "set it to noeviction (CONFIG SET maxmemory-policy noeviction, and in its configuration)"
+            )
+        if not info.get("aof_enabled"):
+            _log.warning("Redis runs without AOF: a crash loses acknowledged events (remedy: appendonly yes)")
+
+    async def _ask(self, run: _Run, command: str) -> Any:
+        try:
+            return await run.redis.execute_command(command)
+        except ResponseError:
+            return {}  # hosters can forbid it; nothing is known then
+
+    async def _check_rights(self, run: _Run) -> None:
+        """Run each command once, on keys that expire within seconds."""
+        probe = partial(self._execute, run, root=f"{self._root}:probe-{run.owner}", ttl=1)
+        g, append = "group", ("append", "key", 1000, 1000, "events", "topic", b"")
+        replies = [*await probe([append, ("read", 1, "topic", 0), ("stats",), ("contains", "key"), ("claim", g, 1)])]
+        if not any(isinstance(reply, Exception) for reply in replies):
+            p = replies[0]
+            replies += await probe([("renew", g, 1, p), ("nack", g, p), ("fail", g, p, "no"), ("failed", g, 1)])
+            replies += await probe([("retry", g, p), ("ack", g, p), ("purge", 1)])
+        for reply in replies:
+            if isinstance(reply, Exception) and not isinstance(_translate(reply), StoreFullError):
+                raise reply
+
+    async def _end(self, run: _Run, timeout: float) -> None:
+        """Send what waits if that takes no longer than ``timeout`` seconds, then end the tasks and disconnect."""
+        run.closing = run.must_reconnect = True
+        run.has_work.set()
+        await asyncio.wait(run.tasks[:1], timeout=timeout)
+        for task in run.tasks:
+            task.cancel()
+        await asyncio.wait(run.tasks, timeout=DEADLINE)
+        for command in run.waiting:
+            command.reply.set_exception(StoreError("the store is closed"))
         if self._owned:
-            await link.redis.aclose()
-
-    def _wake(self, topics: Iterable[str] | None) -> None:
-        for wake in tuple(self._listeners.values()):
-            wake(topics)
+            with contextlib.suppress(RedisError, OSError):
+                await run.redis.aclose()
 
 
-def _engine() -> tuple[Callable[[str], Redis], type[Link], type[Hints]]:
-    """What needs redis-py, which takes 50 ms to import and is an extra."""
+def _connect(url: str) -> Any:
+    factory: Any = Redis  # its own types are partial
     try:
-        from avaturn_async.webhooks.stores._redis_hints import Hints  # noqa: PLC0415 - see above
-        from avaturn_async.webhooks.stores._redis_link import Link, connect  # noqa: PLC0415 - see above
-    except ModuleNotFoundError as error:
-        raise ImportError('RedisStore needs redis-py: pip install "avaturn_async[redis]"') from error
-    return connect, Link, Hints
+        return factory.from_url(
+            url,
+            socket_timeout=DEADLINE,
+            socket_connect_timeout=DEADLINE,
+            # redis-py 8 with RESP3 does not notice that the server closed an idle connection.
+            protocol=2,
+        )
+    except ValueError:
+        # The text of the original error can contain a part of the password.
+        raise ValueError(
+            "not a URL of Redis, such as redis://user:password@host:6379/0 (percent-encode the password)"
+        ) from None
 
 
-def _events(rows: Iterable[Sequence[Any]]) -> tuple[StoredEvent, ...]:
-    return tuple(
-        StoredEvent(position=position, cursor=cursor, session_id=_text(session), body=body)
-        for position, cursor, session, body in rows
-    )
+def _translate(error: Exception, label: str = "") -> StoreError:
+    """Return the error for a caller."""
+    if isinstance(error, StoreError):
+        return type(error)(*error.args)  # each caller receives its own
+    reason = " ".join(str(error).split())
+    # Redis 6.2 puts the code into the text of another error.
+    if isinstance(error, OutOfMemoryError) or "OOM command not allowed" in reason:
+        return StoreFullError("Redis has reached its maxmemory; nothing that is stored was dropped")
+    if isinstance(error, TimeoutError) and not reason:
+        reason = f"no response within {DEADLINE:g} s"
+    return StoreError(f"Redis: {label}{type(error).__name__}: {reason[:_MAX_REASON]}")
 
 
-def _bytes(text: str) -> bytes:
-    # A key or a context may hold anything that a str can.
-    return text.encode("utf-8", "surrogatepass")
+def _retrieve(future: asyncio.Future[Any]) -> None:
+    # asyncio reports errors that no caller retrieved.
+    if not future.cancelled():
+        future.exception()
 
 
-def _text(data: bytes | None) -> str | None:
-    return None if data is None else data.decode("utf-8", "surrogatepass")
+def _entry(row: Sequence[Any]) -> Entry:
+    topics = tuple(_unquote(topic) for topic in row[1].decode().split())
+    return Entry(position=int(row[0]), topics=topics, body=row[2], at=int(row[3]) / 1_000_000)
 
 
-def _number(number: int) -> bytes:
-    return b"%d" % number
+def _quote(name: str) -> str:
+    """Return ``name`` in ASCII without spaces, as the script and notifications separate topics by a space."""
+    return quote(name.encode("utf-8", "surrogatepass"), safe=":/") or "%"
 
 
-def _milliseconds(seconds: float) -> bytes:
-    return _number(max(1, round(seconds * 1000)))
+def _unquote(name: str) -> str:
+    return "" if name == "%" else unquote_to_bytes(name).decode("utf-8", "surrogatepass")
+
+
+def _text(data: bytes | str) -> str:
+    return data.decode() if isinstance(data, bytes) else data
+
+
+def _milliseconds(seconds: float) -> int:
+    return max(1, round(seconds * 1000))

@@ -1,0 +1,72 @@
+"""Types of options, and options that several commands have."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable
+from uuid import UUID
+
+from yarl import URL
+
+from avaturn_async._validation import parse_id
+
+
+def integer(lowest: int, highest: int) -> Callable[[str], int]:
+    """Return a type of option: a whole number from ``lowest`` to ``highest``."""
+
+    def parse(text: str) -> int:
+        if not text.isdecimal() or not lowest <= int(text) <= highest:
+            raise argparse.ArgumentTypeError(f"must be a number from {lowest} to {highest}")
+        return int(text)
+
+    return parse
+
+
+def seconds(text: str) -> float:
+    """Parse a finite number of seconds."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError("must be a number of seconds from 0 up")
+    return value
+
+
+def uuid(text: str) -> UUID:
+    """Parse an id in canonical form."""
+    try:
+        return parse_id(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def web_url(text: str) -> URL:
+    """Parse the URL of a request. The message of an error does not contain the URL, which can hold a secret."""
+    try:
+        url = URL(text)
+    except ValueError:
+        url = URL()
+    if url.scheme not in {"http", "https"} or not url.host:
+        raise argparse.ArgumentTypeError("must be a URL such as http://127.0.0.1:8080/avaturn")
+    if url.user or url.password:
+        raise argparse.ArgumentTypeError(
+            "must have no user or password: use --scheme basic, --user, and the secret for the password"
+        )
+    return url
+
+
+def add_address_options(parser: argparse.ArgumentParser, *, port: int) -> None:
+    """Add the address that a server listens on."""
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
+    parser.add_argument(
+        "--port", type=integer(0, 65_535), default=port, help="port to listen on, 0 for a free one (%(default)s)"
+    )
+
+
+def add_timeout_option(parser: argparse.ArgumentParser, waits_for: str) -> None:
+    """Add the time limit of a request."""
+    parser.add_argument(
+        "--timeout", type=seconds, default=10.0, metavar="SECONDS", help=f"longest wait for {waits_for} (10)"
+    )

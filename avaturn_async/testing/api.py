@@ -1,0 +1,193 @@
+"""The ten calls of the API, as FakeAvaturn answers them. Behaviour that is not published is marked as an assumption."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from attrs import frozen
+
+from avaturn_async.testing import validators
+from avaturn_async.testing.catalogue import ASSETS
+from avaturn_async.testing.jobs import Jobs
+from avaturn_async.testing.messages import HTTPError, RecordedRequest, Reply, as_json
+from avaturn_async.testing.state import FakeAvatar, FakeExport, FakeState
+
+
+def _slot(color: str | None = None) -> validators.Check:
+    """Return a check for an asset; ``color`` is the pattern of its color, if its slot has one."""
+    colors = {} if color is None else {"color": validators.nullable(validators.text(color))}
+    return validators.fields(required={"id": validators.uuid}, optional=colors)
+
+
+_SLOTS = {
+    "clothing": _slot(),
+    "hair_and_headwear": _slot("^#[0-9a-fA-F]{6}$"),
+    "eyewear": _slot("^#[0-9a-fA-F]{8}$"),
+    "footwear": _slot(),
+}
+CUSTOMIZATION = validators.fields(
+    required={},
+    optional={
+        "assets": validators.fields(required={}, optional=_SLOTS),
+        "body": validators.text(),
+        "age": validators.text(),
+        "metadata": validators.mapping(validators.text()),
+        "bone_scale": validators.fields(
+            required={}, optional={"head": validators.number, "arms": validators.number, "chest": validators.number}
+        ),
+        "skin_tone_correction": validators.number,
+    },
+)
+_SESSION = validators.fields(
+    required={"user_id": validators.text()},
+    optional={
+        "config": validators.tagged(
+            "type",
+            {
+                "create_or_edit_existing": validators.fields(required={}, optional={}),
+                "create": validators.fields(required={}, optional={}),
+                "edit_existing": validators.fields(required={"avatar_id": validators.uuid}, optional={}),
+            },
+        )
+    },
+)
+_NEW_AVATAR = validators.fields(required={"user_id": validators.text()}, optional={})
+_FORMAT = validators.one_of("jpg", "png", "webp")
+
+
+@frozen(kw_only=True)
+class Api:
+    """Answers the ten calls. The token was checked before."""
+
+    state: FakeState
+    jobs: Jobs
+
+    def create_user(self, _: RecordedRequest) -> Reply:
+        """POST /api/v1/users/new."""
+        return as_json({"id": self.state.new_user()})
+
+    def delete_user(self, _: RecordedRequest, user_id: str) -> Reply:
+        """DELETE /api/v1/users/{user_id}."""
+        self.state.delete_user(self._get_user_id(user_id))
+        return Reply()
+
+    def new_session(self, request: RecordedRequest) -> Reply:
+        """POST /api/v1/sessions/new."""
+        body = validators.check_body(request, _SESSION)
+        user_id = self._get_user_id(body["user_id"])
+        config = body.get("config", {"type": "create_or_edit_existing"})
+        if config["type"] == "edit_existing" and self._get_avatar(config["avatar_id"]).user_id != user_id:
+            raise HTTPError(404, "Avatar not found")
+        session = self.state.new_session(user_id, config)
+        url = self.state.session_url(session)
+        return as_json({"url": url, "id": str(session.id), "custom_upload_url": None})
+
+    def list_user_avatars(self, request: RecordedRequest, user_id: str) -> Reply:
+        """GET /api/v1/users/{user_id}/avatars."""
+        validators.check_query(request, required={}, optional={"include_not_ready": validators.boolean})
+        with_not_ready = validators.is_true(request.query.get("include_not_ready"))
+        avatars = self.state.get_avatars(self._get_user_id(user_id))
+        shown = [a for a in avatars if with_not_ready or a.status == "ready"]
+        return as_json([{"id": str(a.id), "status": a.status} for a in shown])
+
+    def new_avatar(self, request: RecordedRequest) -> Reply:
+        """POST /api/v1/avatars/new."""
+        avatar = self.state.new_avatar(self._get_user_id(validators.check_body(request, _NEW_AVATAR)["user_id"]))
+        avatar.upload_key = self.state.new_key()
+        url = f"{self.state.url}/upload/{avatar.id}?signature={avatar.upload_key}"
+        return as_json({"avatar_id": str(avatar.id), "upload_url": url})
+
+    def get_customization(self, _: RecordedRequest, avatar_id: str) -> Reply:
+        """GET /api/v1/avatars/{id}/customization."""
+        return as_json(_get_customization(self._get_avatar(avatar_id)))
+
+    def set_customization(self, request: RecordedRequest, avatar_id: str) -> Reply:
+        """PUT /api/v1/avatars/{id}/customization. An assumption: it replaces the whole customization."""
+        customization = validators.check_body(request, CUSTOMIZATION)
+        avatar = self._get_avatar(avatar_id)
+        check_assets(customization)
+        self.state.customize(avatar, customization)
+        return Reply(status=202)
+
+    def delete_user_avatar(self, _: RecordedRequest, user_id: str, avatar_id: str) -> Reply:
+        """DELETE /api/v1/users/{user_id}/avatars/{avatar_id}."""
+        avatar = self._get_avatar(avatar_id)
+        if avatar.user_id != self._get_user_id(user_id):
+            raise HTTPError(404, "Avatar not found")
+        self.state.delete_avatar(avatar)
+        return Reply()
+
+    def render_user_avatar(self, request: RecordedRequest) -> Reply:
+        """POST /api/v1/renders/new. Every call starts another render; every valid scene exists."""
+        validators.check_query(
+            request,
+            required={"avatar_id": validators.uuid, "scene": validators.text("^[a-zA-Z0-9_/]+$")},
+            optional={"format": _FORMAT},
+        )
+        avatar = self._get_ready_avatar(request.query["avatar_id"])
+        render_id = self.state.new_id()
+        image_format = request.query.get("format", "jpg")
+        return as_json(
+            {"id": str(render_id), "status": "pending", "render_url": None},
+            then=partial(self.jobs.render, avatar, render_id, image_format),
+        )
+
+    def create_export(self, request: RecordedRequest) -> Reply:
+        """POST /api/v1/exports/new. An assumption: a failed export stays failed until the avatar changes."""
+        validators.check_query(request, required={"avatar_id": validators.uuid}, optional={})
+        avatar = self._get_ready_avatar(request.query["avatar_id"])
+        export = self.state.exports.get(avatar.id)
+        if export is not None and export.version == avatar.version:
+            return as_json({"status": export.status, "url": self.jobs.export_url(avatar, export)})
+        export = self.state.exports[avatar.id] = FakeExport(version=avatar.version)
+        return as_json({"status": "pending", "url": None}, then=partial(self.jobs.export, avatar, export))
+
+    def _get_user_id(self, user_id: str) -> str:
+        """Return a user id; refuse an unknown one (404 is an assumption)."""
+        if user_id not in self.state.users:
+            raise HTTPError(404, "User not found")
+        return user_id
+
+    def _get_avatar(self, avatar_id: str) -> FakeAvatar:
+        """Return an avatar; refuse an unknown one (404 is an assumption)."""
+        validators.refuse(validators.uuid(avatar_id, ("path", "avatar_id")))
+        avatar = self.state.find_avatar(avatar_id)
+        if avatar is None:
+            raise HTTPError(404, "Avatar not found")
+        return avatar
+
+    def _get_ready_avatar(self, avatar_id: str) -> FakeAvatar:
+        """Return an avatar that can be exported and rendered; refuse another one (409 is an assumption)."""
+        avatar = self._get_avatar(avatar_id)
+        if avatar.status != "ready":
+            raise HTTPError(409, f"Avatar is {avatar.status}")
+        _get_customization(avatar)
+        return avatar
+
+
+def _get_customization(avatar: FakeAvatar) -> dict[str, Any]:
+    """Return the customization of an avatar."""
+    # An assumption: Avaturn's documentation calls this state undefined; 409 is the strictest response.
+    if avatar.customization is None:
+        raise HTTPError(409, "Avatar was made by direct upload and has no customization yet: set one first")
+    return avatar.customization
+
+
+def check_customization(value: Any) -> None:
+    """Refuse a customization that set_customization would refuse."""
+    validators.refuse(CUSTOMIZATION(value, ()))
+    check_assets(value)
+
+
+def check_assets(customization: dict[str, Any]) -> None:
+    """Refuse assets in a wrong slot (409) or withdrawn ones (410); other keys are ignored."""
+    assets = customization.get("assets", {})
+    known = {str(a.id): a for a in ASSETS}
+    worn = {slot: str(assets[slot]["id"]).lower() for slot in _SLOTS if slot in assets}
+    gone = [asset_id for asset_id in worn.values() if asset_id not in known or known[asset_id].gone]
+    for slot, asset_id in worn.items():
+        if asset_id in known and known[asset_id].slot != slot:
+            raise HTTPError(409, {"message": "Asset does not belong to slot", "asset": asset_id, "slot": slot})
+    if gone:
+        raise HTTPError(410, {"message": "Assets are gone", "assets": gone})

@@ -1,0 +1,188 @@
+"""The state of FakeAvaturn: users, sessions, avatars, exports and temporary files."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from base64 import b32encode
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import quote
+from uuid import UUID
+
+from attrs import define, field
+
+from avaturn_async.testing.catalogue import default_customization
+
+
+@define(kw_only=True)
+class FakeAvatar:
+    """An avatar."""
+
+    id: UUID
+    user_id: str
+    status: str = "pending"
+    """pending (waits for photos), processing, ready or failed."""
+    customization: dict[str, Any] | None = None
+    """None until it is opened in a session or customized; most calls refuse such an avatar."""
+    version: int = 0
+    """Increases with every change; an export belongs to one version."""
+    session_id: UUID | None = None
+    """The last session that created or edited it."""
+    upload_key: str | None = field(default=None, repr=False)
+    """The credential in its upload URL, if it is created by direct upload."""
+    processed: asyncio.Event | None = field(default=None, repr=False)
+    """While it is processed: is set when it becomes ready or failed."""
+
+
+@define(kw_only=True)
+class FakeSession:
+    """A session of a user."""
+
+    id: UUID
+    user_id: str
+    config: dict[str, Any]
+    key: str = field(repr=False)
+    """The credential in its URL."""
+    avatar_id: UUID | None = None
+    """The avatar that was created or edited in it; None before."""
+
+
+@define(kw_only=True)
+class FakeExport:
+    """An export of one version of an avatar."""
+
+    version: int
+    status: str = "pending"
+
+
+@define(kw_only=True)
+class TemporaryFile:
+    """A file behind a temporary URL."""
+
+    path: str
+    content: bytes = field(repr=False)
+    content_type: str
+    expires_at: float
+    """By the fake's clock."""
+    avatar_id: UUID
+
+
+@define(kw_only=True)
+class FakeState:
+    """The state of one FakeAvaturn."""
+
+    rng: random.Random
+    clock: Callable[[], float]
+    url_ttl: float
+    url: str = ""
+    users: set[str] = field(factory=set[str])
+    sessions: dict[UUID, FakeSession] = field(factory=dict[UUID, FakeSession])
+    avatars: dict[UUID, FakeAvatar] = field(factory=dict[UUID, FakeAvatar])
+    exports: dict[UUID, FakeExport] = field(factory=dict[UUID, FakeExport])
+    files: dict[str, TemporaryFile] = field(factory=dict[str, TemporaryFile])
+
+    def new_id(self) -> UUID:
+        """Return a random UUID."""
+        return UUID(int=self.rng.getrandbits(128), version=4)
+
+    def new_key(self) -> str:
+        """Return a credential for a URL."""
+        return self.rng.randbytes(24).hex()
+
+    def new_user(self) -> str:
+        """Create a user, and return the id: 32 characters of base32, as in Avaturn."""
+        user_id = b32encode(self.rng.randbytes(20)).decode()
+        self.users.add(user_id)
+        return user_id
+
+    def delete_user(self, user_id: str) -> None:
+        """Delete a user with all sessions and avatars."""
+        self.users.remove(user_id)
+        for avatar in self.get_avatars(user_id):
+            self.delete_avatar(avatar)
+        self.sessions = {s.id: s for s in self.sessions.values() if s.user_id != user_id}
+
+    def new_session(self, user_id: str, config: dict[str, Any]) -> FakeSession:
+        """Open a session."""
+        session = FakeSession(id=self.new_id(), user_id=user_id, config=config, key=self.new_key())
+        self.sessions[session.id] = session
+        return session
+
+    def find_session(self, text: str) -> FakeSession | None:
+        """Return the session with an id in any case; None if there is no such session."""
+        return next((s for s in self.sessions.values() if str(s.id) == text.lower()), None)
+
+    def session_url(self, session: FakeSession) -> str:
+        """Return the URL of a session's page, with its credential."""
+        return f"{self.url}/session/{session.id}?token={session.key}"
+
+    def new_avatar(self, user_id: str) -> FakeAvatar:
+        """Create an avatar without photos."""
+        avatar = FakeAvatar(id=self.new_id(), user_id=user_id)
+        self.avatars[avatar.id] = avatar
+        return avatar
+
+    def find_avatar(self, text: str) -> FakeAvatar | None:
+        """Return the avatar with an id in any case; None if there is no such avatar."""
+        return next((a for a in self.avatars.values() if str(a.id) == text.lower()), None)
+
+    def get_avatars(self, user_id: str) -> list[FakeAvatar]:
+        """Return the avatars of a user, oldest first."""
+        return [a for a in self.avatars.values() if a.user_id == user_id]
+
+    def delete_avatar(self, avatar: FakeAvatar) -> None:
+        """Delete an avatar with its export and temporary files."""
+        del self.avatars[avatar.id]
+        self.exports.pop(avatar.id, None)
+        self.files = {key: f for key, f in self.files.items() if f.avatar_id != avatar.id}
+
+    def customize(self, avatar: FakeAvatar, customization: dict[str, Any]) -> None:
+        """Replace the customization of an avatar; its export becomes outdated."""
+        avatar.customization = customization
+        avatar.version += 1
+
+    def enter(self, session: FakeSession) -> FakeAvatar:
+        """Return the avatar that a session edits, or the new one that it creates.
+
+        Raises:
+            LookupError: The avatar of the session was deleted.
+        """
+        avatar = self._avatar_to_edit(session) or self.new_avatar(session.user_id)
+        self.attach(avatar, session)
+        avatar.version += 1
+        if avatar.customization is None:
+            avatar.customization = default_customization()
+        return avatar
+
+    def _avatar_to_edit(self, session: FakeSession) -> FakeAvatar | None:
+        """Return the avatar that a session edits; None if it creates one.
+
+        Raises:
+            LookupError: The avatar of the session was deleted.
+        """
+        kind = session.config["type"]
+        avatar_id = UUID(session.config["avatar_id"]) if kind == "edit_existing" else session.avatar_id
+        if avatar_id is not None:
+            if avatar_id not in self.avatars:
+                raise LookupError(f"avatar {avatar_id} was deleted")
+            return self.avatars[avatar_id]
+        usable = [a for a in self.get_avatars(session.user_id) if a.status in {"processing", "ready"}]
+        return usable[-1] if usable and kind == "create_or_edit_existing" else None
+
+    def attach(self, avatar: FakeAvatar, session: FakeSession) -> None:
+        """Record that an avatar was created or edited in a session."""
+        avatar.session_id, session.avatar_id = session.id, avatar.id
+
+    def publish(self, avatar: FakeAvatar, name: str, content: bytes, content_type: str) -> str:
+        """Return a temporary URL for a file of an avatar."""
+        key = self.new_key()
+        path = f"/files/{avatar.id}/{name}"
+        self.files[key] = TemporaryFile(
+            path=path,
+            content=content,
+            content_type=content_type,
+            expires_at=self.clock() + self.url_ttl,
+            avatar_id=avatar.id,
+        )
+        return f"{self.url}{quote(path)}?signature={key}"

@@ -1,0 +1,184 @@
+"""The webhooks of FakeAvaturn: signed, posted, and each attempt recorded with the status of the response."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from typing import Any, Protocol
+
+import aiohttp
+from attrs import define, field, frozen
+from yarl import URL
+
+from avaturn_async.testing.background import Background
+from avaturn_async.testing.faults import WebhookFault
+
+NO_RETRIES: Sequence[float] = ()
+"""A webhook is sent once."""
+SLACK_LIKE: Sequence[float] = (0, 60, 300)
+"""Seconds before each retry of a webhook, as the Events API of Slack documents them."""
+SVIX_LIKE: Sequence[float] = (5, 300, 1800, 7200, 18000, 36000, 36000)
+"""Seconds before each retry of a webhook, as Svix (Standard Webhooks) documents them."""
+
+
+class Signer(Protocol):
+    """Signs webhooks: every Verifier of ``avaturn_async.webhooks``, or an object of the user."""
+
+    def sign(self, body: bytes, *, timestamp: float | None = None, id: str | None = None) -> dict[str, str]:  # noqa: A002 - the name in the design
+        """Return the headers of a signed request."""
+        ...
+
+
+@frozen(kw_only=True)
+class Delivery:
+    """One attempt to deliver a webhook."""
+
+    id: str
+    """Id of the event, equal in all attempts."""
+    attempt: int
+    """Counts from 1."""
+    event: dict[str, Any] = field(repr=False)
+    """The event as JSON values."""
+    body: bytes = field(repr=False)
+    """Body."""
+    headers: dict[str, str] = field(repr=False)
+    """Headers, with the signature."""
+    status: int | None
+    """HTTP status of the response; None without a response."""
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the receiver answered with a 2xx."""
+        return self.status is not None and 200 <= self.status < 300  # noqa: PLR2004 - HTTP
+
+
+@define(kw_only=True, eq=False)
+class _Message:
+    """An event on its way to the receiver."""
+
+    id: str
+    event: dict[str, Any]
+    attempts: int = 0
+    accepted: bool = False
+
+
+def check_webhook_url(url: str) -> None:
+    """Refuse a URL that cannot receive webhooks.
+
+    Raises:
+        ValueError: The URL is invalid. The message does not contain it, since it can hold a secret.
+    """
+    with suppress(ValueError):
+        if URL(url).scheme in {"http", "https"} and URL(url).host:
+            return
+    raise ValueError("webhook_url must be a URL such as http://127.0.0.1:8080/webhook")
+
+
+def _validate_url(_: Any, __: Any, url: str | None) -> None:
+    if url is not None:
+        check_webhook_url(url)
+
+
+@define(kw_only=True)
+class Webhooks:
+    """Sends webhooks to the registered URL, if there is one."""
+
+    url: str | None = field(repr=False, validator=_validate_url)
+    signer: Signer | None
+    timeout: float
+    retries: Sequence[float]
+    """Seconds before each further attempt at a webhook that was not accepted."""
+    background: Background
+    sleep: Callable[[float], Awaitable[object]]
+    events: list[dict[str, Any]] = field(factory=list[dict[str, Any]])
+    deliveries: list[Delivery] = field(factory=list[Delivery])
+    faults: list[tuple[WebhookFault, str | None]] = field(factory=list[tuple[WebhookFault, str | None]])
+    _messages: list[_Message] = field(init=False, factory=list[_Message])
+    _held: list[_Message] = field(init=False, factory=list[_Message])
+    _http: aiohttp.ClientSession | None = field(init=False, default=None)
+
+    async def send(self, event: dict[str, Any], *, id: str) -> None:  # noqa: A002 - the name in the design
+        """Send an event; return after the first attempt, or at once if a fault delays it."""
+        message = _Message(id=id, event=event)
+        self.events.append(event)
+        self._messages.append(message)
+        fault = self._take_fault(event["event"])
+        if fault.held:
+            self._held.append(message)
+        elif fault.delay:
+            self.background.spawn(self._send_late(message, fault.delay))
+        else:
+            await asyncio.gather(*(self._deliver(message) for _ in range(fault.copies)))
+            await self.send_held()
+
+    async def send_held(self) -> bool:
+        """Send the webhooks that a fault holds back; return whether there were any."""
+        held, self._held = self._held, []
+        for message in held:
+            await self._deliver(message)
+        return bool(held)
+
+    async def resend(self, *, everything: bool) -> None:
+        """Send each webhook again that was not accepted, or all webhooks."""
+        for message in list(self._messages):
+            if everything or not message.accepted:
+                await self._deliver(message)
+
+    async def close(self) -> None:
+        """Close the connections to the receiver."""
+        if self._http is not None:
+            await self._http.close()
+            self._http = None
+
+    def _take_fault(self, name: str) -> WebhookFault:
+        for planned in self.faults:
+            if planned[1] in {None, name}:
+                self.faults.remove(planned)
+                return planned[0]
+        return WebhookFault()
+
+    async def _send_late(self, message: _Message, seconds: float) -> None:
+        await self.sleep(seconds)
+        await self._deliver(message)
+
+    async def _deliver(self, message: _Message) -> None:
+        """Send the message once; if it is not accepted, retry in the background."""
+        accepted = self.url is None or await self._attempt(self.url, message)
+        if not accepted and self.retries:
+            self.background.spawn(self._retry(message))
+
+    async def _retry(self, message: _Message) -> None:
+        for seconds in self.retries:
+            await self.sleep(seconds)
+            if self.url is None or await self._attempt(self.url, message):
+                return
+
+    async def _attempt(self, url: str, message: _Message) -> bool:
+        message.attempts += 1
+        attempt = message.attempts
+        body = json.dumps(message.event, separators=(",", ":")).encode()
+        headers = {"Content-Type": "application/json"}
+        if self.signer is not None:
+            headers |= self.signer.sign(body, id=message.id)
+        delivery = Delivery(
+            id=message.id,
+            attempt=attempt,
+            event=message.event,
+            body=body,
+            headers=headers,
+            status=await self._post(url, body, headers),
+        )
+        self.deliveries.append(delivery)
+        message.accepted = message.accepted or delivery.accepted
+        return delivery.accepted
+
+    async def _post(self, url: str, body: bytes, headers: dict[str, str]) -> int | None:
+        if self._http is None:
+            self._http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=self.timeout))
+        try:
+            async with self._http.post(url, data=body, headers=headers, allow_redirects=False) as response:
+                return response.status
+        except (TimeoutError, aiohttp.ClientError):
+            return None
