@@ -53,6 +53,7 @@ class EventBus:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._started = False
         self._start_lock = asyncio.Lock()
+        self._start_failure: StoreError | None = None
         self._stop_listening: Callable[[], None] | None = None
         # For each topic, what wakes the tasks that wait for it.
         self._waiters: dict[str, set[asyncio.Event]] = {}
@@ -86,11 +87,19 @@ class EventBus:
         if self._loop is not asyncio.get_running_loop():
             self.bind_loop()
         if not self._started:
+            earlier = self._start_failure
             async with self._start_lock:
                 if self._closed:
                     raise RouterClosedError("the router is closed")
                 if not self._started:
-                    await self.store.start()
+                    if self._start_failure is not earlier:
+                        # Starts that fail one after the other would hold this call for longer than a store may.
+                        raise StoreError(str(self._start_failure)) from self._start_failure
+                    try:
+                        await self.store.start()
+                    except StoreError as error:
+                        self._start_failure = error
+                        raise
                     if self._closed:
                         # close() was cancelled while it waited for the store.
                         await self.store.close()

@@ -771,6 +771,39 @@ async def test_simultaneous_first_uses_start_the_store_once() -> None:
 
 
 @virtual
+async def test_calls_that_wait_for_a_start_that_fails_fail_with_it() -> None:
+    class Away(MemoryStore):
+        async def start(self) -> None:
+            await asyncio.sleep(2)
+            raise StoreError("away")
+
+    router = SessionRouter(Away())
+    calls = [asyncio.ensure_future(router.contains("key")) for _ in range(5)]
+    began = now()
+    assert [str(error) for error in await asyncio.gather(*calls, return_exceptions=True)] == ["away"] * 5
+    assert now() == began + 2
+    # The next call tries again.
+    with pytest.raises(StoreError, match="away"):
+        await router.contains("key")
+    assert now() == began + 4
+
+
+@virtual
+async def test_start_that_is_cancelled_is_tried_by_the_next_call() -> None:
+    class Slow(MemoryStore):
+        async def start(self) -> None:
+            await asyncio.sleep(2)
+            await super().start()
+
+    router = SessionRouter(Slow())
+    first, second = (asyncio.ensure_future(router.contains("key")) for _ in range(2))
+    await asyncio.sleep(1)
+    first.cancel()
+    assert await second is False
+    await router.close()
+
+
+@virtual
 async def test_a_store_that_is_away_when_a_wait_begins_is_the_waiters_error_unless_the_router_closes() -> None:
     class Failing(SlowStore):
         async def read(self, topics: Mapping[str, int], *, limit: int = 100) -> Sequence[Entry]:
