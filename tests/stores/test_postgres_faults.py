@@ -147,7 +147,8 @@ class Backend:
 
 @asynccontextmanager
 async def running_backend(url: str, schema: str, padding: int = 1) -> AsyncIterator[Backend]:
-    store = PostgresStore.from_url(url, schema=schema)
+    # A claim whose reply is lost with its connection holds its events until the lease ends.
+    store = PostgresStore.from_url(url, schema=schema, lease=3)
     async with SessionRouter(store) as router:
         backend = Backend(store, router, await router.open_session(Api().client, "user"), padding)
 
