@@ -347,7 +347,7 @@ def test_store_whose_loop_ended_without_close_starts_in_the_next_loop(server: Po
         return position
 
     async def use_without_start() -> None:
-        with pytest.raises(StoreError, match=r"call start\(\) in the loop that uses it"):
+        with pytest.raises(StoreError, match=r"call start\(\) first"):
             await store.append(event())
 
     first = _run_and_abandon(use())

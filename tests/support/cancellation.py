@@ -32,17 +32,19 @@ class _Selector(selectors.DefaultSelector):
     def __init__(self) -> None:
         super().__init__()
         self._task: asyncio.Task[Any] | None = None
-        self._rest = 0
+        self._rest = self._times = 0
 
-    def cancel_after(self, steps: int, task: asyncio.Task[Any]) -> None:
-        self._task, self._rest = task, steps
+    def cancel_after(self, steps: int, task: asyncio.Task[Any], times: int) -> None:
+        self._task, self._rest, self._times = task, steps, times
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         ready = super().select(timeout)
         if self._task is not None:
-            if self._rest == 0:
-                task, self._task = self._task, None
-                task.cancel()
+            if self._rest <= 0:
+                self._task.cancel()
+                self._times -= 1
+                if self._times == 0:
+                    self._task = None
             self._rest -= 1
         return ready
 
@@ -121,14 +123,14 @@ class Stepper:
 
         await wait_until(lambda: not find(), lambda: f"{where} left {find()}")
 
-    async def cancel(self, work: Coroutine[Any, Any, object], steps: int) -> bool:
-        """Run a coroutine, and cancel it after some steps. Returns False if it ended before.
+    async def cancel(self, work: Coroutine[Any, Any, object], steps: int, *, times: int = 1) -> bool:
+        """Run a coroutine, and cancel it after some steps, and in the next ones. Returns False if it ended before.
 
         Raises:
             AssertionError: The cancellation did not come out of it.
         """
         task = asyncio.ensure_future(work)
-        self._selector.cancel_after(steps, task)
+        self._selector.cancel_after(steps, task, times)
         await asyncio.wait((task,))
         if task.cancelled():
             return True
@@ -144,6 +146,7 @@ class Stepper:
         before: Callable[[], Awaitable[object]] | None = None,
         after: Callable[[Outcome], Awaitable[object]] | None = None,
         first: int = 0,
+        times: int = 1,
         is_kept: bool = False,
         is_kept_when_cancelled: bool = False,
     ) -> int:
@@ -154,6 +157,7 @@ class Stepper:
             before: Prepares each run.
             after: Checks what happened, given how the run ended; what it needs it opens and closes.
             first: The first number of steps. After 0 steps, the coroutine has not begun.
+            times: How often each run is cancelled, in steps that follow each other.
             is_kept: Whether a run that was not cancelled keeps something open, which ``after`` closes.
             is_kept_when_cancelled: Whether one that was cancelled does, too.
 
@@ -170,7 +174,7 @@ class Stepper:
             opened = self.look()
             # Tasks of the background come and go.
             opened.tasks.update(quiet.tasks - opened.tasks)
-            was_cancelled = await self.cancel(run(), steps)
+            was_cancelled = await self.cancel(run(), steps, times=times)
             where = f"{run} cancelled after {steps} steps"
             if not (is_kept_when_cancelled if was_cancelled else is_kept):
                 await self.check_nothing_left(opened, where)

@@ -42,8 +42,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from typing import Any, Protocol
 
 from attrs import field, frozen
 
@@ -220,6 +220,8 @@ class StoreBase:
         # The process of that loop. In a forked process the loop of its parent seems to run.
         self._pid = os.getpid()
         self._listeners: dict[object, Listener] = {}
+        # The task of the last _finish(); asyncio itself keeps no reference.
+        self._ending: asyncio.Task[None] | None = None
 
     def listen(self, callback: Listener) -> Callable[[], None]:
         """Call ``callback`` for new entries, until the returned function is called."""
@@ -259,3 +261,11 @@ class StoreBase:
         self._start_lock = asyncio.Lock()
         self._pid = os.getpid()
         return True
+
+    async def _finish(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run work that goes on if this call is cancelled.
+
+        In a task of its own: asyncio.timeout() of Python 3.11.2 ends work halfway in a task that was cancelled before.
+        """
+        self._ending = asyncio.get_running_loop().create_task(work)
+        await asyncio.shield(self._ending)

@@ -26,10 +26,9 @@ import hashlib
 import json
 import logging
 import math
-import os
 import re
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 from uuid import uuid4
@@ -38,7 +37,7 @@ from attrs import define, field
 
 from avaturn_async._validation import validate_positive
 from avaturn_async.errors import StoreError, StoreFullError
-from avaturn_async.webhooks.stores.base import Claimed, Entry, Failed, Listener, NewEntry
+from avaturn_async.webhooks.stores.base import Claimed, Entry, Failed, NewEntry, StoreBase
 
 try:
     import asyncpg  # pyright: ignore[reportMissingTypeStubs]
@@ -291,8 +290,6 @@ class _Run:
     """The asyncpg pool; None until it is open."""
     owner: str = field(factory=lambda: uuid4().hex)
     """Identity in leases: new for each start."""
-    pid: int = field(factory=os.getpid)
-    """A forked process must not use the connections of its parent."""
     groups: set[str] = field(factory=set[str])
     """Groups that exist; forgotten when the connection is lost, since a failover can lose a new group."""
     needs_transaction: bool = False
@@ -311,7 +308,7 @@ class _Run:
     """Set when that connection ends."""
 
 
-class PostgresStore:
+class PostgresStore(StoreBase):
     """Store the log in PostgreSQL (13 or later): appended means committed.
 
     ``start()`` creates the schema unless it exists. A role that may not create it needs ``USAGE`` on the schema and
@@ -352,7 +349,8 @@ class PostgresStore:
     ) -> None:
         if pool is not None and not isinstance(pool, asyncpg.Pool):
             raise TypeError(f"pool must be an asyncpg.Pool, not {type(pool).__module__}.{type(pool).__qualname__}")
-        validate_positive(ttl=ttl, max_events=max_events, max_bytes=max_bytes, lease=lease)
+        super().__init__(ttl=ttl, lease=lease)
+        validate_positive(max_events=max_events, max_bytes=max_bytes)
         if listen_dsn is not None:
             _validate_dsn(listen_dsn, "listen_dsn")
         self._schema = _validate_schema(schema)
@@ -360,14 +358,9 @@ class PostgresStore:
         self._dsn: str | None = None
         self._listen_dsn = listen_dsn
         self._create = create
-        self._ttl = ttl
         self._max_events = max_events
         self._max_bytes = max_bytes
-        self._lease = lease
-        self._listeners: dict[object, Listener] = {}
         self._run: _Run | None = None
-        # The task of the last close(); asyncio itself keeps no reference.
-        self._ending: asyncio.Task[None] | None = None
 
     @classmethod
     def from_url(
@@ -419,54 +412,33 @@ class PostgresStore:
     def __repr__(self) -> str:
         return f"PostgresStore(schema={self._schema!r})"
 
-    @property
-    def lease_seconds(self) -> float:
-        """Seconds until a lease ends that is not renewed."""
-        return self._lease
-
-    @property
-    def ttl_seconds(self) -> float:
-        """Lifetime of an event in seconds."""
-        return self._ttl
-
     async def start(self) -> None:
         """Connect, create the schema unless it exists, check the server's settings, and listen for notifications."""
-        loop = asyncio.get_running_loop()
-        if self._run is not None:
-            if self._run.loop is loop:
-                return
-            _check_loop(self._run)
-            # That loop ended without close(), or is the parent's: its connections cannot be used or closed.
+        if self._enter_loop():
+            # The earlier loop ended without close(), or is the parent's: its connections cannot be used or closed.
             self._run = None
-        run = _Run(loop, self._pool)
+        if self._run is not None:
+            return
+        run = _Run(asyncio.get_running_loop(), self._pool)
         try:
             await self._within(run, self._open(run))
         except BaseException:
-            await self._end(run, 0.0)
+            await self._finish(self._end(run, 0.0))
             raise
         if self._run is not None:  # another task was faster
-            await self._end(run, 0.0)
+            await self._finish(self._end(run, 0.0))
             return
-        self._run = run
+        # close() may have unbound the store meanwhile.
+        self._loop, self._run = run.loop, run
         run.watcher = self._begin(run, self._watch(run))
 
     async def close(self) -> None:
         """Disconnect; leases of this store end by themselves."""
-        if self._run is not None:
-            _check_loop(self._run)
-        run, self._run = self._run, None
-        if run is not None and run.loop is asyncio.get_running_loop():
-            await self._end(run, CLOSE_TIMEOUT)
-
-    def listen(self, callback: Listener) -> Callable[[], None]:
-        """Call ``callback`` for new entries, until the returned function is called."""
-        token = object()
-        self._listeners[token] = callback
-
-        def stop() -> None:
-            self._listeners.pop(token, None)
-
-        return stop
+        if self._is_in_new_loop():
+            return
+        run, self._run, self._loop = self._run, None, None
+        if run is not None:
+            await self._finish(self._end(run, CLOSE_TIMEOUT))
 
     async def append(self, entry: NewEntry) -> int:
         """Append an entry; return its position, or 0 for a duplicate."""
@@ -476,7 +448,7 @@ class PostgresStore:
             raise TypeError("the topics and the key of an entry must be str")
         if not isinstance(entry.body, bytes):
             raise TypeError(f"the body of an entry must be bytes, not {type(entry.body).__name__}")
-        life = entry.ttl if entry.ttl is not None else self._ttl * (1 if entry.dispatch else 2)
+        life = entry.ttl if entry.ttl is not None else self.ttl_seconds * (1 if entry.dispatch else 2)
         unique_for = life if entry.unique_for is None else entry.unique_for
         if not (math.isfinite(life) and math.isfinite(unique_for)):
             raise ValueError("ttl and unique_for of an entry must be finite")
@@ -518,7 +490,7 @@ class PostgresStore:
         """Lease at most ``limit`` entries, oldest first, and count an attempt for each."""
         await self.create_group(group)
         run, name = self._running(), _digest(group)
-        task = self._begin(run, self._execute(run, _CLAIM, name, limit, run.owner, float(self._lease)))
+        task = self._begin(run, self._execute(run, _CLAIM, name, limit, run.owner, float(self.lease_seconds)))
         try:
             rows = await self._wait(asyncio.shield(task))
         except BaseException:
@@ -530,7 +502,7 @@ class PostgresStore:
     async def renew(self, group: str, positions: Sequence[int], *, count: bool = False) -> None:
         """Extend leases of this store; with ``count``, count another attempt."""
         owner = self._running().owner
-        await self._fetch(_RENEW, _digest(group), list(positions), owner, float(self._lease), int(count))
+        await self._fetch(_RENEW, _digest(group), list(positions), owner, float(self.lease_seconds), int(count))
 
     async def ack(self, group: str, positions: Sequence[int]) -> None:
         """Mark entries as handled by the group."""
@@ -568,13 +540,9 @@ class PostgresStore:
     # Statements
 
     def _running(self) -> _Run:
-        run = self._run
-        if run is None:
-            raise StoreError("the store is not started, or closed")
-        _check_loop(run)
-        if run.loop is not asyncio.get_running_loop():
-            raise StoreError("the store is not started in this event loop: call start() in the loop that uses it")
-        return run
+        if self._is_in_new_loop() or self._run is None:
+            raise StoreError("the store is not started, or closed: call start() first")
+        return self._run
 
     async def _fetch(self, statement: str, *arguments: Any) -> Sequence[Any]:
         run = self._running()
@@ -715,7 +683,7 @@ class PostgresStore:
             if payload == run.owner:
                 arrived.set()
             elif payload.startswith(("[", "null")):  # else the test of another process
-                self._dispatch(json.loads(payload))
+                self._notify(json.loads(payload))
 
         def end(_connection: Any) -> None:
             lost.set()
@@ -740,7 +708,7 @@ class PostgresStore:
                 "give PostgresStore the DSN of a direct connection as listen_dsn"
             ) from None
         # Notifications before the subscription are lost.
-        self._dispatch(None)
+        self._notify(None)
 
     def _unsubscribe(self, run: _Run) -> None:
         connection, run.notifications = run.notifications, None
@@ -763,7 +731,7 @@ class PostgresStore:
             _log.warning("no notifications from PostgreSQL for now: the connection was lost")
             self._unsubscribe(run)
             run.groups.clear()
-            self._dispatch(None)
+            self._notify(None)
             pause = 0.05
             while run.notifications is None:
                 try:
@@ -774,13 +742,6 @@ class PostgresStore:
                     await asyncio.sleep(pause)
                     pause = min(pause * 2, MAX_PAUSE)
             _log.info("notifications from PostgreSQL are back")
-
-    def _dispatch(self, topics: Iterable[str] | None) -> None:
-        for callback in tuple(self._listeners.values()):
-            try:
-                callback(topics)
-            except Exception:  # noqa: BLE001 - a listener's error must not stop the other notifications
-                _log.exception("a listener of PostgresStore failed")
 
     # Tasks
 
@@ -813,12 +774,6 @@ class PostgresStore:
             raise StoreError(f"PostgreSQL: {_describe(error)}") from None
 
     async def _end(self, run: _Run, timeout: float) -> None:
-        # A task of its own goes on if the caller is cancelled. In a cancelled task, asyncio.timeout() of Python 3.11.2
-        # would end the cleaning up halfway.
-        self._ending = run.loop.create_task(self._disconnect(run, timeout))
-        await asyncio.shield(self._ending)
-
-    async def _disconnect(self, run: _Run, timeout: float) -> None:
         """End everything; statements under way have ``timeout`` seconds."""
         for item in run.waiting:
             if not item.reply.done():
@@ -878,13 +833,6 @@ def _validate_schema(schema: str) -> str:
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,62}", schema):
         raise ValueError("schema must be 1 to 63 letters, digits and underscores, and not begin with a digit")
     return schema
-
-
-def _check_loop(run: _Run) -> None:
-    """Raise StoreError if another running loop uses the store."""
-    # In a forked process the loop of its parent seems to run.
-    if run.loop is not asyncio.get_running_loop() and run.loop.is_running() and run.pid == os.getpid():
-        raise StoreError("the store is in use in another running event loop: create a store for each loop")
 
 
 def _validate_dsn(dsn: str, name: str) -> None:

@@ -375,8 +375,6 @@ class RedisStore(StoreBase):
         # The highest position seen: a replica that lagged at a failover, with its clock behind, gives out higher ones.
         self._floor = 0
         self._run: _Run | None = None
-        # The task of the last close(); asyncio itself keeps no reference.
-        self._ending: asyncio.Task[None] | None = None
 
     @classmethod
     def from_url(
@@ -421,7 +419,7 @@ class RedisStore(StoreBase):
             try:
                 await self._wait(run.ready)
             except BaseException:
-                await self._end(run, 0)
+                await self._finish(self._end(run, 0))
                 raise
             self._run = run
 
@@ -432,9 +430,7 @@ class RedisStore(StoreBase):
         async with self._start_lock:
             run, self._run, self._loop = self._run, None, None
         if run is not None:
-            # It goes on if this call is cancelled.
-            self._ending = run.loop.create_task(self._end(run, CLOSE_TIMEOUT))
-            await asyncio.shield(self._ending)
+            await self._finish(self._end(run, CLOSE_TIMEOUT))
 
     async def append(self, entry: NewEntry) -> int:
         """Append an entry; return its position, or 0 for a duplicate."""
