@@ -445,7 +445,7 @@ async def test_close_ends_the_connections_and_can_be_called_again() -> None:
         assert server.connections == server.open_connections == 1
         await client.close()
         await client.close()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(20):
             while server.open_connections:
                 await asyncio.sleep(0)
         assert repr(client) == f"<AvaturnClient {server.url} closed>"

@@ -256,7 +256,7 @@ async def nginx(behind: int, folder: Path, buffering: str) -> AsyncIterator[int]
     with log.open("wb") as file:
         process = subprocess.Popen([NGINX_PROGRAM, "-p", folder, "-e", "stderr", "-c", config], stderr=file)  # noqa: ASYNC220 - it only starts
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(20):
             while True:
                 assert process.poll() is None, log.read_text()
                 with suppress(ConnectionError), socket.create_connection(("127.0.0.1", port)):

@@ -197,7 +197,7 @@ async def test_larger_app_routes_a_webhook_and_logs_the_sender_behind_a_proxy(
         fake.webhook_url = hook = f"{url}/avatars/webhook"
         async with http.post(f"{url}/avatars/sessions") as response:
             avatar_id = await fake.finish_session((await response.json())["id"])
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(20):
             while f"avatar {avatar_id} of account 42" not in caplog.text:
                 await asyncio.sleep(0)
         fake.fail(Fault.answer(400))

@@ -69,7 +69,7 @@ async def test_webhook_block_calls_the_handler_and_hides_the_secret(
             user = await client.create_user()
             session = await names["router"].open_session(client, user.id, context={"account": 42})
             avatar_id = await fake_avaturn.finish_session(session.id)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(20):
                 assert await printed.get() == ("avatar", avatar_id, "is", "ready", "for", {"account": 42})
             async with aiohttp.ClientSession() as http, http.post(fake_avaturn.webhook_url, json={}) as response:
                 assert response.status == 400

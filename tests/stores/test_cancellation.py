@@ -110,7 +110,7 @@ async def append(store: EventStore, *topics: str) -> int:
 async def claim_all(store: EventStore, positions: list[int], group: str = GROUP) -> None:
     """Claim these entries, and acknowledge them; each must be free at once, or as soon as a reply has come."""
     found: list[int] = []
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while len(found) < len(positions):
             found += [claimed.entry.position for claimed in await store.claim(group, limit=10)]
     assert sorted(found) == positions
@@ -325,7 +325,7 @@ async def check_close(stepper: Stepper, engine: Engine) -> None:
     async def check(_: Outcome) -> None:
         for call in calls:
             try:
-                async with asyncio.timeout(3):
+                async with asyncio.timeout(20):
                     await call
             except StoreError:
                 pass
@@ -367,15 +367,15 @@ async def check_router_methods(stepper: Stepper, engine: Engine) -> None:
 
     async def check_published(_: Outcome) -> None:
         await publish(router, events[0])
-        await router.wait_for(AvatarReady, avatar_id=events[0].avatar_id, timeout=5)
+        await router.wait_for(AvatarReady, avatar_id=events[0].avatar_id, timeout=20)
         assert not has_waiters(router)
 
     async def check_works(_: Outcome) -> None:
-        await session.wait_for(AvatarReady, timeout=5)
+        await session.wait_for(AvatarReady, timeout=20)
         assert not has_waiters(router)
 
     async def check_failed(_: Outcome) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while not await router.failed_events():
                 await asyncio.sleep(0.001)
 
@@ -406,7 +406,7 @@ async def check_router_methods(stepper: Stepper, engine: Engine) -> None:
         methods: list[tuple[Work, Hook | None, After]] = [
             (lambda: router.open_session(api.client, "user"), None, check_works),
             (lambda: router.session(session.id), None, check_works),
-            (lambda: session.wait_for(AvatarReady, timeout=5), None, check_works),
+            (lambda: session.wait_for(AvatarReady, timeout=20), None, check_works),
             (lambda: router.create_export(api.client, avatar_id(1), session=session), None, check_works),
             (lambda: router.render_user_avatar(api.client, avatar_id(1), session=session), None, check_works),
             (wait_in_vain, None, check_works),
@@ -446,7 +446,7 @@ async def check_router_lifetime(stepper: Stepper, engine: Engine) -> None:
         async with routers[0] as router:
             session = await router.open_session(api.client, "user")
             async with asyncio.TaskGroup() as tasks:
-                waiter = tasks.create_task(session.wait_for(AvatarReady, timeout=5))
+                waiter = tasks.create_task(session.wait_for(AvatarReady, timeout=20))
                 await publish(router, export_ready(next(numbers)))
                 await asyncio.sleep(0.002)
                 waiter.cancel()
@@ -459,7 +459,7 @@ async def check_router_lifetime(stepper: Stepper, engine: Engine) -> None:
         await other.create_group(group)
         position = await other.append(NewEntry(topics=("avatar:x",), body=b"{}"))
         found: list[int] = []
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while position not in found:
                 found += [claimed.entry.position for claimed in await other.claim(group, limit=10)]
         positions.extend(found)

@@ -145,7 +145,7 @@ async def test_listener_of_another_store_receives_topics_after_they_can_be_read(
     stop = store.listen(received.put_nowait)
     other = PostgresStore.from_url(server.url)
     await other.start()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         await other.append(event(b"a", "x\0", "y"))
         assert await received.get() == ["x\0", "y"]
         await other.append(event(b"a", *(f"topic-{i}" * 20 for i in range(100))))
@@ -172,7 +172,7 @@ async def test_reader_never_misses_an_entry_of_concurrent_writers(store: Postgre
         while len(seen) < 240:
             seen.extend(e.position for e in await store.read({"t": seen[-1] if seen else 0}))
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(20):
         *written, _ = await asyncio.gather(*(write(writer) for writer in writers), follow())
     assert seen == sorted(position for positions in written for position in positions or [])
     await asyncio.gather(*(writer.close() for writer in writers))
@@ -197,7 +197,7 @@ async def test_large_log_without_statistics_is_read_through_its_indexes(store: P
         "SELECT sum(n_tup_del), sum(seq_tup_read + idx_tup_fetch) FROM pg_stat_user_tables"
         " WHERE schemaname = 'avaturn' AND relname <> 'totals'"
     )
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         # A session of the server counts when it ends.
         while (counts := await connection.fetchrow(statement))[0] < 30:
             await asyncio.sleep(0.01)
@@ -309,7 +309,7 @@ async def test_concurrent_calls_through_pgbouncer_do_not_mix(server: PostgresSer
             assert await store.stats() == {"events": 50, "bytes": 90, "records": 0}
 
         await asyncio.gather(*(call(n, position) for _ in range(4) for n, position in enumerate(positions)))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             assert await received.get() is not None
         await store.close()
 
@@ -472,7 +472,7 @@ async def test_many_topics_arrive_in_several_notifications(store: PostgresStore)
     received: asyncio.Queue[Iterable[str] | None] = asyncio.Queue()
     store.listen(received.put_nowait)
     await asyncio.gather(*(store.append(event(b"", topic)) for topic in missing))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while missing:
             topics = await received.get()
             assert topics
@@ -489,7 +489,7 @@ async def test_listener_that_raises_does_not_stop_the_others(
 
     store.listen(fail)
     store.listen(lambda _: received.set())
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         await store.append(event())
         await received.wait()
     assert "the listener's error" in caplog.text

@@ -19,6 +19,7 @@ from uuid import UUID
 import asyncpg
 import pytest
 from attrs import define, field
+from support.in_time import in_time
 from support.postgres_server import PostgresServer, needs_postgres, running_postgres
 from support.routing import Api, avatar_id
 
@@ -37,8 +38,6 @@ from avaturn_async.webhooks.stores.postgres import PostgresStore
 
 pytestmark = needs_postgres
 
-IN_TIME = 2.5
-"""Seconds in which a webhook is answered."""
 MAX_CONNECTIONS = 20
 ENTRY = NewEntry(topics=("t",), body=b"{}")
 SCHEMAS = map("faults_{}".format, count())
@@ -86,9 +85,8 @@ def make_store(server: PostgresServer, schema: str) -> PostgresStore:
 
 async def get_error(work: Awaitable[object]) -> str:
     """Return the text of the StoreError that the call raises in time; empty if it succeeds in time."""
-    began = asyncio.get_running_loop().time()
-    result: object = (await asyncio.gather(work, return_exceptions=True))[0]
-    assert asyncio.get_running_loop().time() - began < IN_TIME
+    async with in_time():
+        result: object = (await asyncio.gather(work, return_exceptions=True))[0]
     assert not isinstance(result, StoreFullError)
     if isinstance(result, BaseException) and not isinstance(result, StoreError):
         raise result
@@ -118,9 +116,8 @@ class Backend:
         event = {"event": "avatar.ready", "avatar_id": str(avatar), "session_id": str(self.session.id)}
         body = json.dumps({**event, "padding": secrets.token_urlsafe(self.padding)}).encode()
         headers = [(b"content-type", b"application/json"), (b"x-secret", b"key")]
-        began = asyncio.get_running_loop().time()
-        reply = await self.receiver.receive(WebhookRequest(method="POST", headers=headers, body=body))
-        assert asyncio.get_running_loop().time() - began < IN_TIME
+        async with in_time():
+            reply = await self.receiver.receive(WebhookRequest(method="POST", headers=headers, body=body))
         if reply.status == 200:
             self.acknowledged.add(avatar)
         else:

@@ -233,7 +233,7 @@ async def test_cancelled_claim_leaves_no_lease(store: RedisStore) -> None:
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while not await store.claim("g", limit=1):
             await asyncio.sleep(0)
 
@@ -245,7 +245,7 @@ async def test_listener_in_another_store_receives_topics_after_the_entry_can_be_
     received: asyncio.Queue[Iterable[str] | None] = asyncio.Queue()
     other.listen(received.put_nowait)
     await other.start()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         assert await received.get() is None
         await store.append(event(b"1", "a b", "c\nd%", ""))
         while await received.get() != ["a b", "c\nd%", ""]:

@@ -16,6 +16,7 @@ import pytest
 import redis as sync_redis
 from redis.asyncio import Redis
 from redis.asyncio.cluster import RedisCluster
+from support.in_time import in_time
 from support.redis_server import WITH_AOF, RedisServer, needs_redis, running_redis
 from support.tcp_proxy import TcpProxy
 
@@ -87,10 +88,9 @@ async def fill(store: RedisStore) -> int:
 async def test_silent_server_is_an_error_within_the_time_of_a_webhook(proxy: TcpProxy) -> None:
     async with started(RedisStore.from_url(f"redis://127.0.0.1:{proxy.port}")) as store:
         proxy.blackhole()
-        began = asyncio.get_running_loop().time()
-        with pytest.raises(StoreError, match=r"no response within|Timeout"):
-            await store.append(event())
-        assert asyncio.get_running_loop().time() - began < 2.5
+        async with in_time():
+            with pytest.raises(StoreError, match=r"no response within|Timeout"):
+                await store.append(event())
         proxy.flow()
         await append_until_stored(store, b"x")
 
@@ -111,7 +111,7 @@ async def test_listeners_receive_none_after_each_lost_connection(proxy: TcpProxy
     store = RedisStore.from_url(f"redis://127.0.0.1:{proxy.port}")
     received: asyncio.Queue[Iterable[str] | None] = asyncio.Queue()
     store.listen(received.put_nowait)
-    async with started(store), asyncio.timeout(10):
+    async with started(store), asyncio.timeout(20):
         assert await received.get() is None
         await proxy.reset()
         assert await received.get() is None

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.in_time import in_time
 
 from avaturn_async.errors import StoreError, StoreFullError
 from avaturn_async.webhooks.stores import sqlite
@@ -235,7 +236,7 @@ async def test_start_on_path_that_cannot_be_opened_raises(tmp_path: Path, name: 
     (tmp_path / "file").touch()
     (tmp_path / "folder").mkdir()
     store = SQLiteStore(tmp_path / name)
-    async with asyncio.timeout(2.5):
+    async with in_time():
         with pytest.raises(StoreError, match="cannot be"):
             await store.start()
         with pytest.raises(StoreError, match=r"call start\(\) first"):
@@ -249,7 +250,7 @@ async def test_start_in_folder_of_another_user_raises(public_folder: Path) -> No
     folder.chmod(0)
     store = SQLiteStore(folder / "events.db")
     with without_rights():
-        async with asyncio.timeout(2.5):
+        async with in_time():
             with pytest.raises(StoreError, match="cannot be opened: Permission denied"):
                 await store.start()
     folder.chmod(0o700)
@@ -264,7 +265,7 @@ async def test_start_on_read_only_file_raises_and_leaves_it(public_folder: Path)
     path.chmod(0o444)
     public_folder.chmod(0o555)
     with without_rights():
-        async with asyncio.timeout(2.5):
+        async with in_time():
             with pytest.raises(StoreError, match="cannot be used"):
                 async with started(SQLiteStore(path)) as store:
                     await store.append(event())
@@ -327,7 +328,7 @@ async def test_calls_on_locked_file_raise_in_time_and_work_again_afterwards(path
     async with started(SQLiteStore(path)) as store:
         await store.append(event(b"before"))
         with locked(path):
-            async with asyncio.timeout(2.5):
+            async with in_time():
                 # More than one batch: those that queue behind the first one have waited as long.
                 calls = [store.append(event()) for _ in range(sqlite.MAX_BATCH + 200)]
                 outcomes = await asyncio.gather(*calls, return_exceptions=True)
@@ -368,7 +369,7 @@ async def test_listeners_are_called_later_if_the_look_after_a_commit_fails(
 
     connect = sqlite3.connect
     monkeypatch.setattr(sqlite3, "connect", lambda *a, **options: connect(*a, factory=Connection, **options))
-    async with started(SQLiteStore(path)) as store, asyncio.timeout(5):
+    async with started(SQLiteStore(path)) as store, asyncio.timeout(20):
         calls: asyncio.Queue[object] = asyncio.Queue()
         store.listen(calls.put_nowait)
         fails.append(True)
@@ -402,7 +403,7 @@ async def test_start_on_disk_that_hangs_raises_in_time_and_works_again_afterward
     monkeypatch.setattr(sqlite3, "connect", connect_late)
     store = SQLiteStore(path)
     try:
-        async with asyncio.timeout(2.5):
+        async with in_time():
             outcomes = await asyncio.gather(store.start(), store.start(), return_exceptions=True)
         assert {str(outcome) for outcome in outcomes} == {f"{path}: no response of the disk within 2.2 s"}
         with pytest.raises(StoreError, match=r"call start\(\) first"):
@@ -471,7 +472,7 @@ async def test_exception_in_thread_is_raised_by_call_and_store_goes_on(path: Pat
             raise problems[0]
         return 1000.0
 
-    async with asyncio.timeout(2.5):
+    async with in_time():
         store = SQLiteStore(path, clock=clock)
         async with started(store):
             await store.append(event())
@@ -491,7 +492,7 @@ async def test_thread_that_ends_answers_all_callers(path: Path, calls: int) -> N
             raise problems[0]
         return 1000.0
 
-    async with asyncio.timeout(2.5):
+    async with in_time():
         store = SQLiteStore(path, clock=clock)
         async with started(store):
             problems.append(SystemExit(3))

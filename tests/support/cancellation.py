@@ -22,7 +22,7 @@ Outcome = Literal["cancelled", "finished"]
 """How a run ended."""
 STEPS = 100
 """After each of these first steps, a coroutine is cancelled once."""
-SETTLED_WITHIN = 5.0
+SETTLED_WITHIN = 15.0
 """Seconds after which nothing may be left; a store gives up after 2.5 s."""
 
 
