@@ -144,8 +144,8 @@ class ConfirmByApi:
                     while True:
                         notified.clear()
                         entries = await self._bus.read_all(topics)
-                        owners = routing.find_owners(entries, avatar_id=event.avatar_id, render_id=event.id)
-                        if owners or not routing.has_open_requests(entries):
+                        owner = routing.find_owner(entries, avatar_id=event.avatar_id, render_id=event.id)
+                        if owner is not None or not routing.has_open_requests(entries):
                             break
                         self._bus.check_open()
                         await notified.wait()
@@ -153,7 +153,7 @@ class ConfirmByApi:
                 raise AvaturnError(
                     f"render {event.id} is unknown, and a render of avatar {event.avatar_id} is being requested"
                 ) from None
-        return await self._bus.find_opened(owners[0]) if owners else None
+        return None if owner is None else await self._bus.find_opened(owner)
 
     async def _find_facts(
         self, event: ExportReady | RenderReady, *, requester: routing.Opened | None
@@ -214,11 +214,9 @@ class ConfirmByApi:
             self._slots = asyncio.Semaphore(self._max_concurrency)
             self._in_flight = {}
         request = self._in_flight.get(key)
-        if request is None:
-            request = loop.create_task(self._call_in_slot(call), name=f"confirm {key[0]}")
-            if not request.done():  # an eager task can be done already
-                self._in_flight[key] = request
-                request.add_done_callback(lambda done: self._on_done(key, done))
+        if request is None or request.done():  # an eager task can be done here, and forgotten a tick later
+            request = self._in_flight[key] = loop.create_task(self._call_in_slot(call), name=f"confirm {key[0]}")
+            request.add_done_callback(lambda done: self._on_done(key, done))
         self._callers[request] += 1
         try:
             # The call is shared: the cancellation of one caller must not end it for the rest.
@@ -229,8 +227,7 @@ class ConfirmByApi:
                 del self._callers[request]
                 if not request.done():
                     # All callers were cancelled. The next one must not join a call that ends.
-                    if self._in_flight.get(key) is request:
-                        del self._in_flight[key]
+                    self._forget(key, request)
                     request.cancel()
         return result
 
@@ -238,9 +235,12 @@ class ConfirmByApi:
         async with self._slots:
             return await call()
 
-    def _on_done(self, key: tuple[str, object], request: asyncio.Future[Any]) -> None:
+    def _forget(self, key: tuple[str, object], request: asyncio.Future[Any]) -> None:
         if self._in_flight.get(key) is request:
             del self._in_flight[key]
+
+    def _on_done(self, key: tuple[str, object], request: asyncio.Future[Any]) -> None:
+        self._forget(key, request)
         if not request.cancelled():
             request.exception()  # all callers may have been cancelled
 

@@ -199,12 +199,8 @@ class EventBus:
     ) -> routing.Opened | None:
         """Return the session that a render or an avatar belongs to at a position, by default at the log's end."""
         entries = await self.read_all(routing.get_owner_topics(avatar_id, render_id))
-        owners = routing.find_owners(entries, avatar_id=avatar_id, render_id=render_id, position=position, at=at)
-        for session_id in owners:
-            opened = await self.find_opened(session_id)
-            if opened is not None:
-                return opened
-        return None
+        owner = routing.find_owner(entries, avatar_id=avatar_id, render_id=render_id, position=position, at=at)
+        return None if owner is None else await self.find_opened(owner)
 
     def bind_loop(self) -> None:
         """Bind this object to the running loop, and drop the state of a loop that ended without ``close()``.

@@ -137,7 +137,7 @@ def build_record_entry(record: Record) -> NewEntry:
             topics.append(f"links:{record.avatar_id}" if record.render_id is None else f"render:{record.render_id}")
             if record.request_id is not None:
                 topics.append(f"asking:{record.avatar_id}")
-        case RenderRequest():
+        case _:
             kind = "render_request"
             topics.append(f"asking:{record.avatar_id}")
             ttl = RENDER_REQUEST_TTL
@@ -205,20 +205,20 @@ def find_opened(entries: Iterable[Entry], session_id: UUID | str) -> Opened | No
 
 
 def get_owner_topics(avatar_id: UUID | str | None, render_id: UUID | str | None = None) -> list[str]:
-    """Return the topics whose entries ``find_owners`` needs."""
+    """Return the topics whose entries ``find_owner`` needs."""
     topics = [] if render_id is None else [f"render:{render_id}"]
     return topics if avatar_id is None else [*topics, f"links:{avatar_id}"]
 
 
-def find_owners(
+def find_owner(
     entries: Iterable[Entry],
     *,
     avatar_id: UUID | str | None,
     render_id: UUID | str | None = None,
     position: float = math.inf,
     at: float = math.inf,
-) -> list[str]:
-    """Return the sessions to which a render and an avatar belong at a position: the render's first.
+) -> str | None:
+    """Return the session that a render belongs to at a position; if it has none, that of its avatar.
 
     Args:
         entries: All entries of ``get_owner_topics()``, by position.
@@ -238,8 +238,7 @@ def find_owners(
             avatar_links.append((entry, link.session_id))
         elif link.render_id == str(render_id):
             render_links.append((entry, link.session_id))
-    owners = (_pick_owner(render_links, position, at), _pick_owner(avatar_links, position, at))
-    return [owner for owner in owners if owner is not None]
+    return _pick_owner(render_links, position, at) or _pick_owner(avatar_links, position, at)
 
 
 def get_link(item: Event | Record) -> Link | None:
@@ -375,9 +374,8 @@ class _OwnerFold:
         link = get_link(item)
         if link is not None and link.render_id == self._render_id:
             return self._take_link(link, at)
-        if isinstance(item, Link):
-            if item.render_id is not None:
-                self._linked_renders.add(item.render_id)
+        if isinstance(item, Link) and item.render_id is not None:
+            self._linked_renders.add(item.render_id)
             return []
         if isinstance(item, Record) or item.session_id is not None:
             return []

@@ -371,6 +371,15 @@ async def test_an_iteration_can_be_closed_like_a_generator() -> None:
 
 
 @virtual
+async def test_iteration_that_is_closed_before_its_first_step_is_empty() -> None:
+    async with SessionRouter() as router:
+        await publish(router, avatar_ready(1, 1))
+        events: Any = router.events(session_id=session_id(1))
+        await events.aclose()
+        assert [event async for event in events] == []
+
+
+@virtual
 async def test_closing_an_iteration_ends_the_wait_of_another_task() -> None:
     async with SessionRouter() as router:
         events: Any = router.events(session_id=session_id(1))
@@ -771,6 +780,34 @@ async def test_simultaneous_first_uses_start_the_store_once() -> None:
 
 
 @virtual
+async def test_calls_that_wait_for_a_start_fail_when_the_router_is_closed_meanwhile() -> None:
+    class Slow(MemoryStore):
+        def __init__(self) -> None:
+            super().__init__()
+            self.calls: list[str] = []
+
+        async def start(self) -> None:
+            await asyncio.sleep(2)
+            await super().start()
+            self.calls.append("started")
+
+        async def close(self) -> None:
+            await super().close()
+            self.calls.append("closed")
+
+    store = Slow()
+    router = SessionRouter(store)
+    calls = [asyncio.ensure_future(router.contains("key")) for _ in range(3)]
+    await asyncio.sleep(1)
+    await router.close()
+    assert store.calls == ["started", "closed"]
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    assert [type(result) for result in results] == [RouterClosedError] * 3
+    assert store.calls == ["started", "closed"]
+    assert store._listeners == {}
+
+
+@virtual
 async def test_calls_that_wait_for_a_start_that_fails_fail_with_it() -> None:
     class Away(MemoryStore):
         async def start(self) -> None:
@@ -905,6 +942,39 @@ async def test_opener_and_owner_are_found_behind_more_entries_than_one_page() ->
         await publish(router, export_ready(1))
         await asyncio.sleep(1)
     assert owners == [2]
+
+
+@virtual
+async def test_render_of_an_expired_session_reaches_no_other_session_of_its_avatar() -> None:
+    api, owners = Api(), list[Any]()
+    async with SessionRouter(MemoryStore(ttl=100, clock=now)) as router:
+
+        @router.on(RenderReady)
+        async def note(_: RenderReady, session: RoutedSession | None) -> None:
+            owners.append(session)
+
+        first = await router.open_session(api.client, "user")
+        await asyncio.sleep(150)
+        second = await router.open_session(api.client, "user", EditExisting(avatar_id=avatar_id(1)))
+        await router.render_user_avatar(api.client, avatar_id(1), session=first)
+        await asyncio.sleep(60)
+        # The link of the render is stored for longer than the session that it names.
+        await publish(router, render_ready(1, 1))
+        await asyncio.sleep(1)
+        assert owners == [None]
+        with pytest.raises(AvaturnTimeoutError):
+            await second.wait_for(RenderReady, timeout=0)
+
+
+@virtual
+async def test_event_behind_a_page_of_records_is_found() -> None:
+    async with SessionRouter() as router:
+        [session] = await opened(router)
+        for _ in range(150):
+            await router.create_export(Api().client, avatar_id(1), session=session)
+        await publish(router, avatar_ready(1))
+        assert await router.wait_for(AvatarReady, avatar_id=avatar_id(1), timeout=0) == avatar_ready(1)
+        assert await anext(router.events(avatar_id=avatar_id(1))) == avatar_ready(1)
 
 
 @virtual
