@@ -87,26 +87,31 @@ class EventBus:
         if self._loop is not asyncio.get_running_loop():
             self.bind_loop()
         if not self._started:
-            earlier = self._start_failure
-            async with self._start_lock:
-                if self._closed:
-                    raise RouterClosedError("the router is closed")
-                if not self._started:
-                    if self._start_failure is not earlier:
-                        # Starts that fail one after the other would hold this call for longer than a store may.
-                        raise StoreError(str(self._start_failure)) from self._start_failure
-                    try:
-                        await self.store.start()
-                    except StoreError as error:
-                        self._start_failure = error
-                        raise
-                    if self._closed:
-                        # close() was cancelled while it waited for the store.
-                        await self.store.close()
-                        raise RouterClosedError("the router is closed")
-                    self._stop_listening = self.store.listen(self._notify)
-                    self._started = True
+            await self._start()
         return self.store
+
+    async def _start(self) -> None:
+        """Start the store, unless another call does."""
+        earlier = self._start_failure
+        async with self._start_lock:
+            if self._closed:
+                raise RouterClosedError("the router is closed")
+            if self._started:
+                return
+            if self._start_failure is not earlier:
+                # Starts that fail one after the other would hold this call for longer than a store may.
+                raise StoreError(str(self._start_failure)) from self._start_failure
+            try:
+                await self.store.start()
+            except StoreError as error:
+                self._start_failure = error
+                raise
+            if self._closed:
+                # The store was not started yet for close(), which waits for the lock, or was cancelled there.
+                await self.store.close()
+                raise RouterClosedError("the router is closed")
+            self._stop_listening = self.store.listen(self._notify)
+            self._started = True
 
     def check_open(self) -> None:
         """Raise RouterClosedError if the router is closed, or about to be."""

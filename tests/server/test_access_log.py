@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterator
+from logging.handlers import QueueHandler
+from queue import SimpleQueue
 
 import aiohttp
 import pytest
@@ -60,6 +62,16 @@ def test_fields_in_a_mapping_are_formatted_without_the_query(caplog: pytest.LogC
     access.removeFilter(added)
     [record] = caplog.records
     assert record.getMessage() == '"POST /hook?… 2" 200'
+    assert SECRET not in str(vars(record))
+
+
+def test_record_without_arguments_loses_its_query() -> None:
+    # As a QueueHandler passes records on: the message is formatted, and the arguments are None.
+    record = logging.LogRecord("uvicorn.access", logging.INFO, "", 1, f"POST /hook?key={SECRET} 200", None, None)
+    record = QueueHandler(SimpleQueue()).prepare(record)
+    assert record.args is None
+    assert AccessLogFilter().filter(record)
+    assert record.getMessage() == "POST /hook?… 200"
     assert SECRET not in str(vars(record))
 
 

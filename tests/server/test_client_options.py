@@ -88,6 +88,18 @@ def test_session_of_another_loop_is_an_error_with_a_remedy() -> None:
     assert any("made in another event loop? Give a function" in note for note in caught.value.__notes__)
 
 
+async def test_runtime_error_of_a_trace_is_raised_without_the_remedy_for_a_session_of_the_caller() -> None:
+    async def fail(*_: object) -> None:
+        raise RuntimeError("of the trace")
+
+    trace = aiohttp.TraceConfig()
+    trace.on_request_start.append(fail)
+    async with AvaturnClient(TOKEN, base_url="http://127.0.0.1:1", trace_configs=[trace]) as client:
+        with pytest.raises(RuntimeError, match="of the trace") as caught:
+            await client.create_user()
+    assert not hasattr(caught.value, "__notes__")
+
+
 def test_client_in_two_running_loops_is_an_error_that_says_so() -> None:
     client = AvaturnClient(TOKEN)
     used, done = threading.Event(), threading.Event()

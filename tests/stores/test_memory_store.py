@@ -44,6 +44,31 @@ async def test_expired_events_make_room_for_new_ones() -> None:
     assert await store.stats() == {"events": 1, "bytes": 1, "records": 0}
 
 
+async def test_expired_records_that_were_not_purged_make_room_for_an_event() -> None:
+    clock = Clock()
+    store = MemoryStore(ttl=10, max_events=1, clock=clock)
+    await store.start()
+    await store.append(NewEntry(("t",), b"1"))
+    for _ in range(500):  # more than one append purges
+        await store.append(NewEntry(("t",), b"", ttl=5, dispatch=False))
+    clock.now = 10
+    await store.append(NewEntry(("t",), b"2"))
+    assert await store.stats() == {"events": 1, "bytes": 1, "records": 0}
+
+
+async def test_expired_entry_that_was_not_purged_is_neither_claimed_nor_counted() -> None:
+    clock = Clock()
+    store = MemoryStore(ttl=10, clock=clock)
+    await store.start()
+    await store.create_group("g")
+    await store.append(NewEntry((), b"1"))
+    clock.now = 5
+    second = await store.append(NewEntry((), b"2"))
+    clock.now = 10
+    assert [claimed.entry.position for claimed in await store.claim("g", limit=5)] == [second]
+    assert await store.stats() == {"events": 1, "bytes": 1, "records": 0}
+
+
 async def test_lease_that_ended_is_claimed_again_before_newer_entries() -> None:
     clock = Clock()
     store = MemoryStore(lease=30, clock=clock)

@@ -390,6 +390,28 @@ async def test_a_request_that_is_given_up_closes_no_other_request() -> None:
 
 
 @virtual
+async def test_record_of_a_newer_release_opens_and_closes_no_request() -> None:
+    scene = await Scene().open()
+
+    async def append_newer() -> None:
+        entry = NewEntry((f"asking:{avatar_id(1)}",), b'\x01["of a newer release",{}]', dispatch=False)
+        await scene.router.bus.store.append(entry)
+
+    async def responds_late(_: str) -> None:
+        await append_newer()
+        await asyncio.sleep(60)
+
+    await append_newer()
+    assert await scene.check(render_ready(1, 9)) is None
+    scene.api.during = responds_late
+    asking = asyncio.create_task(scene.router.render_user_avatar(scene.api.client, avatar_id(1), session=session_id(1)))
+    await asyncio.sleep(1)
+    with pytest.raises(AvaturnError, match="is being requested"):
+        await scene.check(render_ready(1, 9))
+    await asking
+
+
+@virtual
 async def test_the_request_of_a_process_that_died_lapses_after_300_seconds() -> None:
     store = MemoryStore(clock=asyncio.get_running_loop().time)
     scene = await Scene(store).open()

@@ -16,7 +16,7 @@ from support.virtual_time import virtual
 
 from avaturn_async import RouterClosedError, StoreError
 from avaturn_async.webhooks.events import AvatarReady, Event, ExportReady, RenderReady, UnknownEvent
-from avaturn_async.webhooks.router import RoutedSession, SessionRouter
+from avaturn_async.webhooks.router import FailedEvent, RoutedSession, SessionRouter
 from avaturn_async.webhooks.stores.base import Claimed, Entry
 from avaturn_async.webhooks.stores.memory import MemoryStore
 
@@ -115,6 +115,23 @@ async def test_a_router_that_was_never_entered_handles_too_and_leaves_no_task() 
     await publish(router, avatar_ready(1))
     await asyncio.sleep(30)
     seen.assert_awaited_once()
+
+
+@virtual
+async def test_handler_that_is_registered_in_a_used_router_that_was_never_entered_gets_each_event_once() -> None:
+    began: list[int] = []
+    router = router_on()
+    await publish(router, avatar_ready(1))
+
+    @router.on(AvatarReady)
+    async def handler(event: AvatarReady, _session: RoutedSession | None) -> None:
+        began.append(event.position)
+        await asyncio.sleep(50)  # longer than the lease
+
+    await asyncio.sleep(1)
+    await publish(router, avatar_ready(2))
+    await asyncio.sleep(200)
+    assert began == [1, 2]
 
 
 @virtual
@@ -516,6 +533,32 @@ async def test_a_close_does_not_wait_for_a_store_that_is_away() -> None:
 
 
 @virtual
+async def test_close_ends_at_once_when_the_store_lets_nothing_be_claimed() -> None:
+    store, seen = Moody(), AsyncMock()
+    store.away = {"claim"}
+    async with router_on(store) as router:
+        router.on(AvatarReady)(seen)
+        await publish(router, avatar_ready(1))
+    assert now() == 0
+    seen.assert_not_awaited()
+
+
+@virtual
+async def test_failed_entry_that_is_no_event_is_not_listed() -> None:
+    store, seen = MemoryStore(clock=now), AsyncMock()
+    async with router_on(store) as writer:
+        await writer.publish(avatar_ready(1), key="1", body=b"of another release")
+        await publish(writer, avatar_ready(2))
+        for position in (1, 2):
+            await store.fail("mail:AvatarReady", position, "no mail server")
+    async with router_on(store) as router:
+        router.on(AvatarReady, name="mail")(seen)
+        [failed] = await router.failed_events()
+        assert (failed.event, failed.event.position) == (avatar_ready(2), 2)
+    seen.assert_not_awaited()
+
+
+@virtual
 async def test_a_body_that_is_no_event_stops_nobody(caplog: pytest.LogCaptureFixture) -> None:
     store, seen = MemoryStore(clock=now), AsyncMock()
     async with router_on(store) as writer:
@@ -733,6 +776,51 @@ async def test_a_close_that_is_cancelled_ends_what_runs() -> None:
         async with asyncio.timeout(10):
             await router.close()
     assert ended == [11]
+
+
+@virtual
+async def test_close_that_is_cancelled_returns_events_that_no_handler_wants_and_could_not_be_acknowledged() -> None:
+    class Slow(MemoryStore):
+        async def ack(self, group: str, positions: Sequence[int]) -> None:
+            await asyncio.sleep(50)
+            await super().ack(group, positions)
+
+    store = Slow(clock=now)
+    router = router_on(store)
+    router.on(AvatarReady, name="mail")(AsyncMock())
+    await router.start()
+    await publish(router, export_ready(1))
+    await asyncio.sleep(1)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(10):
+            await router.close()
+    await store.start()
+    assert [claimed.entry.position for claimed in await store.claim("mail:AvatarReady", limit=5)] == [1]
+
+
+@virtual
+async def test_close_that_is_cancelled_ends_the_handler_of_failed_events_without_an_error(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    ended = list[float]()
+    router = router_on(handler_attempts=1)
+    router.on(AvatarReady)(AsyncMock(side_effect=ValueError))
+
+    @router.on_failed
+    async def hangs(_failed: FailedEvent) -> None:
+        try:
+            await asyncio.sleep(50)
+        finally:
+            ended.append(now())
+
+    await router.start()
+    await publish(router, avatar_ready(1))
+    await asyncio.sleep(1)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(10):
+            await router.close()
+    assert ended == [11]
+    assert "the handler of failed events failed" not in caplog.text
 
 
 @virtual

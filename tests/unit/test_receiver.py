@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Awaitable, Callable
 from typing import Any
 from unittest.mock import Mock
 
@@ -11,6 +12,7 @@ import aiohttp.test_utils
 import attrs
 import pytest
 from attrs import define, field
+from support.virtual_time import virtual
 
 from avaturn_async import (
     AvaturnClient,
@@ -493,6 +495,78 @@ async def test_bodies_being_read_take_no_place_in_flight_and_the_oldest_is_given
     assert [task.done() for task in reading] == [True, True, False, False, False]
     never.set()
     assert await asyncio.gather(*reading[2:]) == [b""] * 3
+    await made.router.close()
+
+
+@virtual
+async def test_chunk_of_a_body_that_was_given_up_takes_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("avaturn_async.webhooks.receiver._MAX_READERS", 1)
+    made, head = receiver(), WebhookRequest(method="POST", headers=(), body=b"")
+    newer: list[asyncio.Task[bytes | WebhookReply]] = []
+    chunks = [b"1"]
+
+    async def begin_another() -> bytes:
+        if not chunks:
+            await asyncio.Event().wait()
+        newer.append(asyncio.create_task(made.read_body(head, end_later)))
+        await asyncio.sleep(0)  # meanwhile the newer one takes the place
+        return chunks.pop()
+
+    async def end_later() -> bytes:
+        await asyncio.sleep(1)
+        return b""
+
+    assert await made.read_body(head, begin_another) == REPLIES["read_timeout"]
+    assert await newer[0] == b""
+
+
+@virtual
+async def test_body_whose_time_is_over_when_it_is_given_up_has_timed_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("avaturn_async.webhooks.receiver._MAX_READERS", 1)
+    made, head = receiver(read_timeout=5), WebhookRequest(method="POST", headers=(), body=b"")
+
+    async def hang() -> bytes:
+        await asyncio.Event().wait()
+        return b""
+
+    async def end() -> bytes:
+        return b""
+
+    async def read_newer() -> bytes | WebhookReply:
+        await asyncio.sleep(5)
+        assert not older.done()
+        return await made.read_body(head, end)
+
+    # Both wake at the same time, and the newer one first.
+    newer = asyncio.create_task(read_newer())
+    await asyncio.sleep(0)
+    older = asyncio.create_task(made.read_body(head, hang))
+    assert await newer == b""
+    assert await older == REPLIES["read_timeout"]
+
+
+@virtual
+async def test_oldest_body_is_not_given_up_for_its_own_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("avaturn_async.webhooks.receiver._MAX_PARTIAL_BYTES", 40)
+    made, head = receiver(max_body=10), WebhookRequest(method="POST", headers=(), body=b"")
+
+    def arriving(at: float) -> Callable[[], Awaitable[bytes]]:
+        chunks = [b"", b"0123456789"]
+
+        async def next_chunk() -> bytes:
+            await asyncio.sleep(at if len(chunks) == 2 else 5)
+            return chunks.pop()
+
+        return next_chunk
+
+    # The bytes of the first body come last, and exceed the bound of 40.
+    bodies = [made.read_body(head, arriving(at)) for at in (2, 1, 1, 1, 1)]
+    assert await asyncio.gather(*bodies) == [b"0123456789"] * 5
+
+
+async def test_length_that_is_no_number_is_not_the_length_of_the_body() -> None:
+    made = receiver(max_body=1_000)
+    assert await made.receive(request(content_length="much")) == WebhookReply(status=200)
     await made.router.close()
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from support.routing import Api, avatar_ready, publish, session_id
+from support.routing import Api, avatar_ready, has_waiters, publish, session_id
 from support.virtual_time import virtual
 
 from avaturn_async import AvaturnClient, RouterClosedError, StoreError
@@ -21,6 +21,7 @@ from avaturn_async.webhooks import ConfirmByApi, HmacSha256, WebhookReceiver, We
 from avaturn_async.webhooks.events import AvatarReady, Event, event_body
 from avaturn_async.webhooks.router import FailedEvent, RoutedSession, SessionRouter
 from avaturn_async.webhooks.stores.memory import MemoryStore
+from avaturn_async.webhooks.stores.sqlite import SQLiteStore
 
 SIGNATURE = HmacSha256("hush-0123456789abcdef", header="X-Signature")
 
@@ -164,6 +165,18 @@ async def test_begin_close_ends_waiters_and_iterators() -> None:  # B3
         results = await asyncio.gather(*waits, return_exceptions=True)
         assert [type(result) for result in results] == [RouterClosedError, RouterClosedError]
         assert now() - before < 0.3
+
+
+def test_begin_close_after_the_loop_of_a_waiter_was_closed_does_not_raise() -> None:  # B4
+    router, loop = SessionRouter(), asyncio.new_event_loop()
+    loop.set_exception_handler(lambda *_: None)  # for the waiter, which is destroyed
+    waiter = loop.create_task(router.wait_for(AvatarReady, avatar_id=avatar_ready(1).avatar_id, timeout=60))
+    while not has_waiters(router):
+        loop.run_until_complete(asyncio.sleep(0))
+    loop.close()
+    router.begin_close()
+    assert router.closing
+    assert not waiter.done()
 
 
 def test_router_starts_anew_after_its_loop_ended_without_close() -> None:  # B4
@@ -315,6 +328,20 @@ def test_signature_has_only_public_documented_options(public: type) -> None:  # 
     for name in inspect.signature(public).parameters:
         assert not name.startswith("_")
         assert f"{name}: " in documentation
+
+
+def test_handler_of_the_main_module_is_warned_of_with_its_name(  # F6
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def send_mail(event: AvatarReady, session: RoutedSession | None) -> None: ...
+
+    send_mail.__module__ = "__main__"
+    send_mail.__qualname__ = "send_mail"
+    SessionRouter().on(AvatarReady)(send_mail)
+    SessionRouter(SQLiteStore(tmp_path / "events.db")).on(AvatarReady, name="mail")(send_mail)
+    assert "__main__" not in caplog.text
+    SessionRouter(SQLiteStore(tmp_path / "events.db")).on(AvatarReady)(send_mail)
+    assert "handler __main__.send_mail: its name in the shared store" in caplog.text
 
 
 PROGRAM = """

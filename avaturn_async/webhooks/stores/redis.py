@@ -736,9 +736,7 @@ def _translate(error: Exception, label: str = "") -> StoreError:
 
 
 def _retrieve(future: asyncio.Future[Any]) -> None:
-    # asyncio reports errors that no caller retrieved.
-    if not future.cancelled():
-        future.exception()
+    future.exception()  # asyncio reports errors that no caller retrieved
 
 
 def _entry(row: Sequence[Any]) -> Entry:

@@ -399,7 +399,7 @@ class SQLiteStore(StoreBase):
         try:
             # Only in a local variable: a forked process has no such frame, and never closes its parent's connection.
             db = self._open(run)
-            self._call(run, _resolve, run.opened)
+            self._call(run, run.opened.set_result, None)
             self._work(run, db)
         except BaseException as caught:  # noqa: BLE001 - the callers receive it
             error = caught
@@ -842,11 +842,6 @@ def _try_until(deadline: float, work: Callable[..., object], *arguments: object)
         time.sleep(random.uniform(0.002, 0.008))  # noqa: S311 - not for secrets
 
 
-def _resolve(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
-
-
 def _identify(path: Path) -> tuple[int, int] | None:
     try:
         found = path.stat()
@@ -865,9 +860,7 @@ def _is_locked(error: BaseException) -> bool:
 
 
 def _retrieve(future: asyncio.Future[Any]) -> None:
-    # asyncio reports errors that no caller retrieved.
-    if not future.cancelled():
-        future.exception()
+    future.exception()  # asyncio reports errors that no caller retrieved
 
 
 def _entry(row: Sequence[Any]) -> Entry:
