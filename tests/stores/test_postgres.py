@@ -442,6 +442,17 @@ async def test_argument_that_the_server_cannot_store_is_not_in_the_error(store: 
         await store.read({"t": 2**70})
 
 
+async def test_start_whose_connection_times_out_in_asyncpg_says_how_long_it_waited(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def time_out(*_: Any, **__: Any) -> None:
+        raise TimeoutError
+
+    monkeypatch.setattr(asyncpg, "create_pool", time_out)
+    with pytest.raises(StoreError, match=r"^PostgreSQL: no response within 2 s$"):
+        await PostgresStore.from_url("postgresql://h/d").start()
+
+
 async def test_older_server_is_refused(server: PostgresServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("avaturn_async.webhooks.stores.postgres.MIN_VERSION", 990_000)
     with pytest.raises(StoreError, match=r"needs PostgreSQL 13 or later; this one is \d\d$"):

@@ -126,6 +126,12 @@ async def test_read_returns_each_entry_of_the_topics_once_in_order(store: RedisS
     assert (await store.read({"x": 0}))[0].topics == ("x", "y")
 
 
+@pytest.mark.parametrize("limit", [0, -1])
+async def test_read_with_a_limit_below_1_returns_nothing(store: RedisStore, limit: int) -> None:
+    await store.append(event())
+    assert await store.read({"t": 0}, limit=limit) == []
+
+
 async def test_expired_entries_are_filtered_before_the_limit(store: RedisStore, redis: Any) -> None:
     positions = [await store.append(event(b"%d" % i)) for i in range(6)]
     for position in positions[:4]:

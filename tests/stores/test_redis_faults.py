@@ -100,6 +100,7 @@ async def test_start_without_a_server_is_an_error_and_can_be_repeated(proxy: Tcp
     await proxy.refuse()
     with pytest.raises(StoreError, match="ConnectionError"):
         await store.start()
+    await store.close()
     with pytest.raises(StoreError, match="not started"):
         await store.append(event())
     await proxy.start()
@@ -119,6 +120,33 @@ async def test_listeners_receive_none_after_each_lost_connection(proxy: TcpProxy
         assert await received.get() == ["t"]
 
 
+async def test_subscription_without_messages_is_tested_with_ping(
+    server: RedisServer, redis: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("avaturn_async.webhooks.stores.redis.SILENCE", 0.05)
+    await redis.config_resetstat()
+    async with started(RedisStore.from_url(server.url)), asyncio.timeout(10):
+        while "cmdstat_ping" not in await redis.info("commandstats"):
+            await asyncio.sleep(0)
+
+
+async def test_listeners_receive_none_after_a_silence_on_another_connection(
+    proxy: TcpProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("avaturn_async.webhooks.stores.redis.SILENCE", 0.05)
+    store = RedisStore.from_url(f"redis://127.0.0.1:{proxy.port}")
+    received: asyncio.Queue[Iterable[str] | None] = asyncio.Queue()
+    store.listen(received.put_nowait)
+    async with started(store), asyncio.timeout(10):
+        assert await received.get() is None
+        connections = len(proxy._connections)
+        proxy.stall()
+        while len(proxy._connections) == connections:
+            await asyncio.sleep(0)
+        proxy.flow()
+        assert await received.get() is None
+
+
 async def test_event_whose_reply_was_lost_is_stored_once(proxy: TcpProxy) -> None:
     async with started(RedisStore.from_url(f"redis://127.0.0.1:{proxy.port}")) as store:
         await store.append(event())
@@ -129,14 +157,13 @@ async def test_event_whose_reply_was_lost_is_stored_once(proxy: TcpProxy) -> Non
         assert (await store.stats())["events"] == 2
 
 
-async def test_command_whose_caller_gave_up_is_not_sent(proxy: TcpProxy) -> None:
+async def test_command_whose_caller_gave_up_is_not_sent(proxy: TcpProxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Each command is a batch of its own, so that the second one waits from before the first one is sent.
+    monkeypatch.setattr("avaturn_async.webhooks.stores.redis.MAX_BATCH", 1)
     async with started(RedisStore.from_url(f"redis://127.0.0.1:{proxy.port}")) as store:
         proxy.stall()
-        first = asyncio.create_task(store.append(event(b"first")))
-        for _ in range(5):
-            await asyncio.sleep(0)  # on its way
-        second = asyncio.create_task(store.append(event(b"second")))
-        for append in (first, second):
+        appends = [asyncio.create_task(store.append(event(body))) for body in (b"first", b"second")]
+        for append in appends:
             with pytest.raises(StoreError):
                 await append
         proxy.flow()
@@ -282,6 +309,17 @@ async def test_user_without_info_starts_with_a_warning(
     async with started(RedisStore.from_url(f"redis://limited:geheim@127.0.0.1:{server.port}")) as store:
         await store.append(event())
     assert "make sure that it is noeviction" in caplog.text
+
+
+async def test_older_server_is_refused(redis: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    execute = redis.execute_command
+
+    async def respond_as_older(command: str, *arguments: Any, **options: Any) -> Any:
+        return {"version": "6.0.16"} if command == "HELLO" else await execute(command, *arguments, **options)
+
+    monkeypatch.setattr(redis, "execute_command", respond_as_older)
+    with pytest.raises(StoreError, match=r"needs Redis 6.2 or later, or Valkey; this one is 6\.0$"):
+        await RedisStore(redis).start()
 
 
 async def test_evicting_policy_is_refused_with_the_remedy(tmp_path: Path) -> None:

@@ -103,6 +103,20 @@ def locked(path: Path) -> Iterator[None]:
 # Forks.
 
 
+async def test_store_of_another_process_refuses_calls_and_a_second_store_on_its_file(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with started(SQLiteStore(path)) as store:
+        pid = os.getpid()
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "getpid", lambda: pid + 1)  # as in a child that was forked
+            with pytest.raises(StoreError, match="the store was started before a fork"):
+                await store.append(event())
+            with pytest.raises(StoreError, match="was open when this process was forked"):
+                await SQLiteStore(path).start()
+        assert await store.append(event()) > 0
+
+
 @pytest.mark.parametrize(
     ("scenario", "refused"),
     [
@@ -412,6 +426,78 @@ async def test_start_on_disk_that_hangs_raises_in_time_and_works_again_afterward
         disk_works.set()
     async with started(store):
         assert await store.append(event()) > 0
+
+
+async def test_append_on_disk_that_hangs_raises_in_time_and_works_again_afterwards(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk_works = threading.Event()
+    disk_works.set()
+
+    def clock() -> float:
+        disk_works.wait(30)
+        return 1000.0
+
+    async with started(SQLiteStore(path, clock=clock)) as store:
+        disk_works.clear()
+        try:
+            with monkeypatch.context() as patch:
+                patch.setattr(sqlite, "DEADLINE", 0.05)
+                with pytest.raises(StoreError, match=r"events.db: no response of the disk within 0.05 s"):
+                    await store.append(event(key="k"))
+        finally:
+            disk_works.set()
+        # It was appended late.
+        assert await store.append(event(key="k")) == 0
+
+
+async def test_start_in_place_where_files_cannot_be_shared_raises(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Connection(sqlite3.Connection):
+        def execute(self, sql: str, *arguments: Any) -> sqlite3.Cursor:
+            return super().execute(sql.replace("journal_mode = WAL", "journal_mode = DELETE"), *arguments)
+
+    connect = sqlite3.connect
+    with monkeypatch.context() as patch:
+        patch.setattr(sqlite3, "connect", lambda *a, **options: connect(*a, factory=Connection, **options))
+        with pytest.raises(StoreError, match=r"cannot share a file in this place \(journal mode delete, not wal\)"):
+            await SQLiteStore(path).start()
+    async with started(SQLiteStore(path)) as store:
+        assert await store.append(event()) > 0
+
+
+async def test_start_while_another_process_creates_the_tables_uses_them(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    created: list[Path] = []
+    connect = sqlite3.connect
+
+    class Connection(sqlite3.Connection):
+        def execute(self, sql: str, *arguments: Any) -> sqlite3.Cursor:
+            if sql == "BEGIN IMMEDIATE" and not created:
+                created.append(path)
+                with closing(connect(path, isolation_level=None)) as other:
+                    for statement in sqlite._TABLES:
+                        other.execute(statement)
+            return super().execute(sql, *arguments)
+
+    monkeypatch.setattr(sqlite3, "connect", lambda *a, **options: connect(*a, factory=Connection, **options))
+    async with started(SQLiteStore(path)) as store:
+        assert created == [path]
+        assert await store.append(event()) == 1
+
+
+async def test_claim_that_fails_after_its_cancellation_logs_no_error(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with started(SQLiteStore(path)) as store:
+        await store.append(event())
+        path.unlink()  # all calls fail now
+        claiming = asyncio.create_task(store.claim("g", limit=1))
+        await asyncio.sleep(0)
+        claiming.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await claiming
+    assert "Exception in callback" not in caplog.text
 
 
 async def test_start_that_is_cancelled_leaves_store_closed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
