@@ -10,6 +10,7 @@ import logging
 import socket
 import sys
 from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator
+from datetime import timedelta
 from itertools import count
 from typing import Any
 
@@ -449,8 +450,10 @@ async def test_start_whose_connection_times_out_in_asyncpg_says_how_long_it_wait
         raise TimeoutError
 
     monkeypatch.setattr(asyncpg, "create_pool", time_out)
+    store = PostgresStore.from_url("postgresql://h/d")
     with pytest.raises(StoreError, match=r"^PostgreSQL: no response within 2 s$"):
-        await PostgresStore.from_url("postgresql://h/d").start()
+        await store.start()
+    await store.close()
 
 
 async def test_older_server_is_refused(server: PostgresServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -505,6 +508,23 @@ async def test_listener_that_raises_does_not_stop_the_others(
         await store.append(event())
         await received.wait()
     assert "the listener's error" in caplog.text
+
+
+async def test_connection_for_notifications_is_tested_in_silence_and_stays(
+    server: PostgresServer, connection: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("avaturn_async.webhooks.stores.postgres.SILENCE", 0.05)
+    statement = "SELECT pid, query_start FROM pg_stat_activity WHERE query = 'SELECT pg_is_in_recovery()'"
+    rows: list[Any] = []
+    store = PostgresStore.from_url(server.url)
+    await store.start()
+    async with asyncio.timeout(10):
+        # At least two tests, between which the connection would be replaced.
+        while not rows or rows[-1]["query_start"] - rows[0]["query_start"] < timedelta(seconds=0.1):
+            rows += await connection.fetch(statement)
+    await store.close()
+    assert len({row["pid"] for row in rows}) == 1
+    assert "the connection was lost" not in caplog.text
 
 
 async def test_lost_notifications_return_in_a_pool_of_two(server: PostgresServer, connection: Any) -> None:
