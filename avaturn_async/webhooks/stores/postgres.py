@@ -129,6 +129,22 @@ BEGIN
   RETURN page_end IS NOT NULL;
 END $$;
 
+-- OFFSET 0 makes PostgreSQL look the entries up by their positions. To plan again takes longer than to read.
+CREATE FUNCTION avaturn.read(of_names bytea[], after bigint[], max_count bigint)
+RETURNS TABLE (number bigint, names text, content bytea, stored_at double precision)
+LANGUAGE plpgsql SET enable_seqscan = off SET enable_bitmapscan = off SET plan_cache_mode = force_generic_plan AS $$
+BEGIN
+  RETURN QUERY SELECT e.* FROM (
+    SELECT DISTINCT t.position FROM unnest(of_names, after) AS q (name, after) CROSS JOIN LATERAL (
+      SELECT t.position FROM avaturn.topics t
+      WHERE t.name = q.name AND t.position > q.after AND t.expires_at > avaturn.statement_time()
+      ORDER BY t.position LIMIT max_count) t
+    ORDER BY t.position LIMIT max_count
+  ) p CROSS JOIN LATERAL (
+    SELECT position, topics, body, at FROM avaturn.entries e WHERE e.position = p.position OFFSET 0) e
+  ORDER BY e.position;
+END $$;
+
 CREATE FUNCTION avaturn.claim(of_name bytea, max_count integer, new_owner text, lease double precision)
 RETURNS TABLE (number bigint, names text, content bytea, stored_at double precision, attempt integer)
 LANGUAGE plpgsql SET enable_seqscan = off SET enable_bitmapscan = off AS $$
@@ -171,7 +187,8 @@ END $$;
 CREATE FUNCTION avaturn.append(
   new_keys bytea[], unique_for double precision[], lives double precision[], dispatched boolean[], sizes integer[],
   bodies bytea[], entry_topics text[], topic_names bytea[], topic_entries integer[],
-  max_events bigint, max_bytes bigint, channel text, payloads text[]) RETURNS bigint[] LANGUAGE plpgsql AS $$
+  max_events bigint, max_bytes bigint, channel text, payloads text[]) RETURNS bigint[]
+LANGUAGE plpgsql SET enable_seqscan = off SET enable_bitmapscan = off SET plan_cache_mode = force_generic_plan AS $$
 DECLARE moment double precision; total avaturn.totals; new_bytes bigint; results bigint[] := '{}'; taken bytea[];
   number bigint;
 BEGIN
@@ -219,17 +236,7 @@ _APPEND = "SELECT avaturn.append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $
 
 _CREATE_GROUP = "SELECT avaturn.create_group($1, $2, $3)"
 
-# OFFSET 0 makes PostgreSQL look the entries up by their positions, also in tables without statistics.
-_READ = """
-SELECT e.* FROM (
-  SELECT DISTINCT t.position FROM unnest($1::bytea[], $2::bigint[]) AS q (name, after) CROSS JOIN LATERAL (
-    SELECT t.position FROM avaturn.topics t
-    WHERE t.name = q.name AND t.position > q.after AND t.expires_at > avaturn.statement_time()
-    ORDER BY t.position LIMIT $3) t
-  ORDER BY t.position LIMIT $3
-) p CROSS JOIN LATERAL (
-  SELECT position, topics, body, at FROM avaturn.entries e WHERE e.position = p.position OFFSET 0) e
-ORDER BY e.position"""
+_READ = "SELECT * FROM avaturn.read($1, $2, $3)"
 
 _CLAIM = "SELECT * FROM avaturn.claim($1, $2, $3, $4)"
 
