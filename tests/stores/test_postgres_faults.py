@@ -290,8 +290,8 @@ async def server_at_its_limit(server: PostgresServer, schema: str) -> AsyncItera
 @pytest.mark.parametrize(
     ("fault", "append_error", "start_error"),
     [
-        (stopped, "Connect call failed", "Connect call failed"),
-        (killed, "Connect call failed", "Connect call failed"),
+        (stopped, "[Errno 111]", "[Errno 111]"),
+        (killed, "[Errno 111]", "[Errno 111]"),
         (starting_up, "CannotConnectNowError (57P03)", "CannotConnectNowError (57P03)"),
         (
             in_recovery,
