@@ -137,7 +137,7 @@ def build_record_entry(record: Record) -> NewEntry:
             topics.append(f"links:{record.avatar_id}" if record.render_id is None else f"render:{record.render_id}")
             if record.request_id is not None:
                 topics.append(f"asking:{record.avatar_id}")
-        case _:
+        case _:  # a RenderRequest
             kind = "render_request"
             topics.append(f"asking:{record.avatar_id}")
             ttl = RENDER_REQUEST_TTL

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import gc
 import logging
-import time
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -262,10 +261,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[RedisServ
             admin.execute_command("CLUSTER ADDSLOTS", *slots)
             admin.execute_command("CLUSTER MEET", "127.0.0.1", nodes[0].port)
             admin.execute_command("ACL", "SETUSER", "limited", "reset", "on", ">geheim", "~*", "&*", "+@all", "-info")
-        deadline = time.monotonic() + 20  # nothing tells when a cluster is ready
-        while any(admin.cluster("info")["cluster_state"] != "ok" for admin in admins):
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        for node in nodes:
+            node.wait_for_output("Cluster state changed: ok")
         yield nodes
 
 

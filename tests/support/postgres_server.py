@@ -15,9 +15,8 @@ import signal
 import socket
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -175,23 +174,27 @@ default_pool_size = 4
 listen_addr = 127.0.0.1
 listen_port = {port}
 unix_socket_dir =
+log_connections = 0
+log_disconnections = 0
+log_stats = 0
 auth_type = trust
 auth_file = {users}
 """)
     words = ["-u", _find_account().pw_name] if os.geteuid() == 0 else []
-    with (server.directory / "pgbouncer.log").open("wb") as log:
-        process = subprocess.Popen([program, "-q", *words, str(settings)], stdout=log, stderr=log)
+    process = subprocess.Popen([program, *words, str(settings)], stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    lines: list[str] = []
     try:
-        while True:
-            assert process.poll() is None, (server.directory / "pgbouncer.log").read_text()
-            with suppress(OSError):
-                socket.create_connection(("127.0.0.1", port)).close()
+        for line in process.stderr:
+            lines.append(line)
+            if "process up" in line:
                 break
-            time.sleep(0.01)  # nothing tells of a new line in its log
+        else:
+            raise RuntimeError("pgbouncer ended:\n" + "".join(lines))
         yield server.url.replace(str(server.port), str(port))
     finally:
         process.terminate()
-        process.wait()
+        process.communicate()
 
 
 @cache

@@ -66,13 +66,18 @@ class RedisServer:
         assert binary is not None
         words = [word for name, value in self._options.items() for word in (f"--{name}", value)]
         self._process = subprocess.Popen([binary, *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        self.wait_for_output("eady to accept connections")
+
+    def wait_for_output(self, words: str) -> None:
+        """Return when a line of its output, from where the last call stopped, has these words."""
+        assert self._process is not None
         assert self._process.stdout is not None
         lines: list[str] = []
         for line in self._process.stdout:
             lines.append(line)
-            if "eady to accept connections" in line:
+            if words in line:
                 return
-        raise RuntimeError("the server ended at once:\n" + "".join(lines))
+        raise RuntimeError("the server ended:\n" + "".join(lines))
 
     def stop(self) -> None:
         """Shut it down in order."""
