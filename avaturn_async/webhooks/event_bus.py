@@ -107,7 +107,7 @@ class EventBus:
                 self._start_failure = error
                 raise
             if self._closed:
-                # The store was not started yet for close(), which waits for the lock, or was cancelled there.
+                # close() came meanwhile. It does not close a store that was not started.
                 await self.store.close()
                 raise RouterClosedError("the router is closed")
             self._stop_listening = self.store.listen(self._notify)
