@@ -275,7 +275,6 @@ class EventStream(AsyncIterator[Event]):
                     self._notified = notified
                     while not self._ended:
                         notified.clear()
-                        retry_after = None
                         try:
                             # While the router closes, too: what arrived before is still returned.
                             if await self._read(notified):
@@ -285,11 +284,9 @@ class EventStream(AsyncIterator[Event]):
                                 self._bus.check_open()
                                 raise
                             _log.debug("waiting for %s: the store is unavailable: %s", self._description, error)
-                            retry_after = STORE_RETRY_SECONDS
+                            asyncio.get_running_loop().call_later(STORE_RETRY_SECONDS, notified.set)
                         self._bus.check_open()
-                        with suppress(TimeoutError):
-                            async with asyncio.timeout(retry_after):
-                                await notified.wait()
+                        await notified.wait()
             if self._ended:
                 raise StopAsyncIteration
             return self._found.popleft()

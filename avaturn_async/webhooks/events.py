@@ -144,10 +144,11 @@ def parse_event(body: bytes) -> Event:
         raise WebhookPayloadError("no event of type str in the object")
     problems: tuple[str, ...] = ()
     if name in _EVENT_TYPES:
-        # A null means the same as an absent key.
-        fields = {key: item for key, item in raw.items() if item is not None}
+        # A null means the same as an absent key, and the position is the log's.
+        fields = {key: item for key, item in raw.items() if item is not None and key != "position"}
+        fields["raw"] = raw
         try:
-            return structure({**fields, "raw": raw, "position": 0}, _EVENT_TYPES[name])
+            return structure(fields, _EVENT_TYPES[name])
         except AvaturnDecodeError as error:
             problems = error.problems
     user_id = raw.get("user_id")

@@ -125,6 +125,7 @@ class WebhookReceiver:
         self.read_timeout = read_timeout
         self._max_in_flight = max_in_flight
         self._verifier = verifier
+        self._is_unsigned = accepts_unsigned(verifier)
         self._confirm = confirm
         self._peer = peer
         # Webhooks between check_headers() and their reply.
@@ -180,7 +181,8 @@ class WebhookReceiver:
         if request.method != "POST":
             method = request.method if request.method in _METHODS else "unknown method"
             return self._replies.reply(request, "method_not_allowed", method)
-        length = _get_length(request)
+        declared = [int(v[:_MAX_LENGTH_DIGITS]) for v in request.values(b"content-length") if v.isdigit()]
+        length = max([len(request.body), *declared])
         if length > self.max_body:
             return self._replies.reply(request, "too_large", f"longer than {self.max_body} bytes", length)
         encodings = request.values(b"content-encoding")
@@ -256,12 +258,11 @@ class WebhookReceiver:
             shown = b", ".join(types).decode("latin-1")
             return self._replies.reply(request, "unsupported_media_type", f"content type {printable(shown)}")
         posted = event = parse_event_cached(body) if len(body) <= _MAX_CACHED_BODY else parse_event(body)
-        is_unsigned = accepts_unsigned(self._verifier)
         if delivery_id is not None:
             key, unique_for = f"id:{delivery_id}", None
         else:
             # Equal bodies without an id may be two events: a person who saves an avatar twice.
-            content = _get_identity(event).encode() if is_unsigned else body
+            content = _get_identity(event).encode() if self._is_unsigned else body
             key, unique_for = f"sha256:{hashlib.sha256(content).hexdigest()}", self.router.dedup_window
         unknown_session = None
         if self._confirm is not None:
@@ -271,12 +272,12 @@ class WebhookReceiver:
             try:
                 if isinstance(event, UnknownEvent):
                     # The API has no call that could confirm it, so a valid secret must be enough.
-                    trusted = None if is_unsigned else event
+                    trusted = None if self._is_unsigned else event
                 else:
                     trusted = await self._confirm.check(event)
             except UnknownSessionError as error:
                 unknown_session = str(error)
-                if is_unsigned:
+                if self._is_unsigned:
                     return self._replies.reply(request, "unknown_session", unknown_session, event=event)
             else:
                 if trusted is None:
@@ -347,15 +348,6 @@ def _get_identity(event: Event) -> str:
             return f"{event.event} {event.avatar_id} {event.id}"
         case _:
             return f"{event.event} {event.avatar_id}"
-
-
-def _get_length(request: WebhookRequest) -> int:
-    """Return the length of the body, declared or read, whichever is greater."""
-    length = len(request.body)
-    for value in request.values(b"content-length"):
-        if value.isdigit():
-            length = max(length, int(value[:_MAX_LENGTH_DIGITS]))
-    return length
 
 
 def _is_json(types: list[bytes]) -> bool:

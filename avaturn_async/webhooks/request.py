@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 from attrs import field, frozen
@@ -16,19 +15,15 @@ DRAIN_BYTES = 33_554_432
 
 
 def _convert_headers(headers: Any) -> tuple[tuple[bytes, bytes], ...]:
-    pairs: Iterable[Any] = headers.items() if hasattr(headers, "items") else headers
     try:
-        return tuple(_convert_pair(pair) for pair in pairs)
+        pairs: list[Any] = list(headers.items() if hasattr(headers, "items") else headers)
+        # A text of two characters would unpack, too.
+        if not any(isinstance(pair, str | bytes) for pair in pairs):
+            return tuple([(_header_bytes(name), _header_bytes(value)) for name, value in pairs])
     except (TypeError, ValueError):
-        # The values are not shown: one of them may be a secret.
-        raise TypeError("headers must be pairs of bytes, pairs of str, or a mapping of str to str") from None
-
-
-def _convert_pair(pair: Any) -> tuple[bytes, bytes]:
-    if isinstance(pair, str | bytes):
-        raise TypeError  # A text of two characters would unpack, too.
-    name, value = pair
-    return _header_bytes(name), _header_bytes(value)
+        pass
+    # The values are not shown: one of them may be a secret.
+    raise TypeError("headers must be pairs of bytes, pairs of str, or a mapping of str to str")
 
 
 def _header_bytes(part: Any) -> bytes:

@@ -315,7 +315,7 @@ class SessionReader:
 
     def __init__(self, session_id: UUID | str, *, after: int = 0) -> None:
         self._session_id = str(session_id)
-        self._session_topic = f"session:{session_id}"
+        self._session_topic = f"session:{self._session_id}"
         self.positions: dict[str, int] = {self._session_topic: 0}
         """What to read: each topic, with the position behind which to read it."""
         self._after = after

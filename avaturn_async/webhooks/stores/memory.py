@@ -7,7 +7,7 @@ import heapq
 import logging
 import time
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 
 from attrs import define, field
@@ -111,8 +111,13 @@ class MemoryStore(StoreBase):
         self._purge(now, _PURGE_PER_APPEND)
         if entry.key is not None and self._keys.get(entry.key, now) > now:
             return 0
-        if entry.dispatch:
-            self._check_bounds(len(entry.body), now)
+        size = len(entry.body)
+        while entry.dispatch and (self._events >= self._max_events or self._bytes + size > self._max_bytes):
+            if not self._purge(now, _PURGE_PER_APPEND):
+                raise StoreFullError(
+                    f"the MemoryStore is full: {self._events} events, {self._bytes} bytes "
+                    f"(max_events={self._max_events}, max_bytes={self._max_bytes})"
+                )
         position = self._last_position = self._last_position + 1
         default_ttl = self.ttl_seconds if entry.dispatch else 2 * self.ttl_seconds
         expires_at = now + (default_ttl if entry.ttl is None else entry.ttl)
@@ -128,7 +133,7 @@ class MemoryStore(StoreBase):
             self._topics.setdefault(topic, []).append(position)
         if entry.dispatch:
             self._events += 1
-            self._bytes += len(entry.body)
+            self._bytes += size
             for group in self._groups.values():
                 group.queue.append(position)
         self._notify(entry.topics)
@@ -143,7 +148,11 @@ class MemoryStore(StoreBase):
         """Return the live entries of ``topics`` behind the position of each topic, oldest first."""
         now = self._check_started()
         found: list[Entry] = []
-        for position in heapq.merge(*(self._positions_behind(topic, after) for topic, after in topics.items())):
+        tails: list[list[int]] = []
+        for topic, after in topics.items():
+            positions = self._topics.get(topic, [])
+            tails.append(positions[bisect_right(positions, after) :])
+        for position in heapq.merge(*tails):
             stored = self._stored[position]
             if stored.expires_at > now and (not found or found[-1].position != position):
                 if len(found) == limit:
@@ -252,21 +261,9 @@ class MemoryStore(StoreBase):
         if positions:
             self._notify(())
 
-    def _positions_behind(self, topic: str, after: int) -> Iterator[int]:
-        positions = self._topics.get(topic, [])
-        return (positions[index] for index in range(bisect_right(positions, after), len(positions)))
-
     def _live_event(self, position: int, now: float) -> Entry | None:
         stored = self._stored.get(position)
         return stored.entry if stored is not None and stored.dispatch and stored.expires_at > now else None
-
-    def _check_bounds(self, size: int, now: float) -> None:
-        while self._events >= self._max_events or self._bytes + size > self._max_bytes:
-            if not self._purge(now, _PURGE_PER_APPEND):
-                raise StoreFullError(
-                    f"the MemoryStore is full: {self._events} events, {self._bytes} bytes "
-                    f"(max_events={self._max_events}, max_bytes={self._max_bytes})"
-                )
 
     def _purge(self, now: float, limit: int) -> int:
         purged = 0
