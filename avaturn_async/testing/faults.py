@@ -7,7 +7,6 @@ import json
 import math
 from collections import deque
 from collections.abc import Callable, Mapping
-from fnmatch import fnmatchcase
 from typing import Any, Self
 
 import attrs
@@ -165,29 +164,6 @@ class PlannedFault:
     def stop(self) -> None:
         """Apply it to no further request."""
         self.left = 0
-
-
-@define
-class Faults:
-    """The planned faults, in the order of planning."""
-
-    clock: Callable[[], float]
-    planned: list[PlannedFault] = field(init=False, factory=list[PlannedFault])
-
-    def add(self, fault: Fault, *, method: str | None, path: str, times: int | None) -> PlannedFault:
-        """Plan a fault."""
-        left = math.inf if times is None else times
-        planned = PlannedFault(fault=fault, method=method, path=path, left=left, clock=self.clock)
-        self.planned.append(planned)
-        return planned
-
-    def take(self, method: str, path: str) -> Fault:
-        """Return the first fault that applies to this request; an empty one if none does."""
-        for planned in self.planned:
-            matches = planned.method in {None, method} and fnmatchcase(path, planned.path)
-            if matches and planned.left > 0 and (fault := planned.apply()) is not None:
-                return fault
-        return Fault()
 
 
 @frozen(kw_only=True)

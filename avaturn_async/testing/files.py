@@ -37,10 +37,10 @@ class Files:
         avatar.status = "processing"
         return as_json({"status": "processing"}, then=partial(self.jobs.process_avatar, avatar))
 
-    def download(self, request: RecordedRequest) -> Reply:
+    def download(self, request: RecordedRequest, path: str) -> Reply:
         """Answer GET and HEAD of a temporary URL: with 403 when it has expired, as object storage does."""
         file = self.state.files.get(request.query.get("signature", ""))
-        if file is None or file.path != request.path:
+        if file is None or file.path != path:
             raise HTTPError(404, "No such file")
         if self.state.clock() >= file.expires_at:
             raise HTTPError(403, "The URL has expired")

@@ -4,47 +4,36 @@ from __future__ import annotations
 
 import asyncio
 import math
-import re
 import socket
 import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from fnmatch import fnmatchcase
+from functools import partial
 from typing import cast
-from urllib.parse import unquote
 
 from aiohttp import web
-from attrs import define, field, frozen
+from aiohttp.typedefs import Handler
+from attrs import define, field
 from yarl import URL
 
 from avaturn_async.testing.background import Background
-from avaturn_async.testing.faults import Fault, Faults
-from avaturn_async.testing.messages import HTTPError, Job, RecordedRequest, Reply, parse_body
+from avaturn_async.testing.faults import Fault, PlannedFault
+from avaturn_async.testing.messages import HTTPError, Job, RecordedRequest, Reply, as_json, parse_body
 
-
-@frozen
-class Route:
-    """A method and a path, and the function that answers them."""
-
-    method: str
-    path: re.Pattern[str]
-    answer: Callable[..., Reply]
-    needs_token: bool
-
-
-def make_route(method: str, path: str, answer: Callable[..., Reply]) -> Route:
-    """Return a route; ``{name}`` in its path is a parameter of ``answer``, unless it begins with an underscore."""
-    pattern = re.compile(re.sub(r"{(\w+)}", r"(?P<\1>[^/]+)", path))
-    return Route(method, pattern, answer, needs_token=path.startswith("/api/"))
+Answer = Callable[..., Reply]
+"""A function that answers a RecordedRequest; the parameters in the path of its route are keyword arguments."""
 
 
 @define(kw_only=True)
 class FakeServer:
     """A server on loopback."""
 
-    routes: tuple[Route, ...]
+    routes: Mapping[tuple[str, str], Answer]
+    """Methods and paths as in aiohttp, with the functions that answer them."""
     token: str | None
     background: Background
     sleep: Callable[[float], Awaitable[object]]
-    faults: Faults
+    faults: list[PlannedFault] = field(init=False, factory=list[PlannedFault])
     requests: list[RecordedRequest] = field(init=False, factory=list[RecordedRequest])
     violations: list[str] = field(init=False, factory=list[str])
     _released: asyncio.Event = field(init=False, factory=asyncio.Event)
@@ -52,8 +41,9 @@ class FakeServer:
 
     async def start(self, host: str, port: int) -> str:
         """Listen, and return the URL."""
-        app = web.Application()
-        app.router.add_route("*", "/{path:.*}", self._handle)
+        app = web.Application(middlewares=[self._handle_unknown])
+        for (method, path), answer in self.routes.items():
+            app.router.add_route(method, path, partial(self._handle, answer))
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
         await self._runner.setup()
         await web.TCPSite(self._runner, host, port).start()
@@ -71,10 +61,19 @@ class FakeServer:
         self._released.set()
         self._released = asyncio.Event()
 
-    async def _handle(self, request: web.Request) -> web.StreamResponse:
-        fault = self.faults.take(request.method, request.path)
+    @web.middleware
+    async def _handle_unknown(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Handle a request without a route like any other."""
+        unknown = request.match_info.http_exception
+        return await (handler(request) if unknown is None else self._handle(unknown, request))
+
+    async def _handle(self, target: Answer | web.HTTPException, request: web.Request) -> web.StreamResponse:
+        fault = self._take_fault(request)
+        limit = math.inf if fault.reset_at is None else fault.reset_at
+        body = bytearray()
         try:
-            body = await _read(request, math.inf if fault.reset_at is None else fault.reset_at)
+            while len(body) < limit and (chunk := await request.content.readany()):
+                body += chunk
         except (web.RequestPayloadError, ConnectionError):
             return web.Response(status=400)
         recorded = RecordedRequest(
@@ -83,12 +82,14 @@ class FakeServer:
             raw_path=request.raw_path,
             query=request.query,
             headers=request.headers,
-            body=body,
-            parsed=parse_body(request.headers.get("Content-Type", ""), body),
+            body=bytes(body),
+            parsed=parse_body(request.headers.get("Content-Type", ""), bytes(body)),
         )
         self.requests.append(recorded)
-        reply = self._answer(recorded) if fault.execute else Reply()
-        sent = self._begin(reply.then)
+        reply = self._answer(target, request, recorded) if fault.execute else Reply()
+        sent = asyncio.Event()
+        if reply.then is not None:
+            self.background.spawn(_start_after(sent, reply.then))
         if fault.stall_at is not None:
             # A stalled response does not delay the job.
             sent.set()
@@ -100,50 +101,41 @@ class FakeServer:
         finally:
             sent.set()
 
-    def _answer(self, request: RecordedRequest) -> Reply:
+    def _take_fault(self, request: web.Request) -> Fault:
+        """Return the first planned fault that applies to a request; an empty one if none does."""
+        for planned in self.faults:
+            matches = planned.method in {None, request.method} and fnmatchcase(request.path, planned.path)
+            if matches and planned.left > 0 and (fault := planned.apply()) is not None:
+                return fault
+        return Fault()
+
+    def _answer(self, target: Answer | web.HTTPException, request: web.Request, recorded: RecordedRequest) -> Reply:
+        """Return the answer of a route; refuse an unknown path or method as FastAPI does."""
+        if isinstance(target, web.HTTPException):
+            return as_json({"detail": target.reason}, status=target.status)
         try:
-            route, parameters = self._find_route(request)
-            self._check_token(route, request)
-            return route.answer(request, **parameters)
+            self._check_token(request)
+            return target(recorded, **request.match_info)
         except HTTPError as refused:
             return refused.reply
 
-    def _find_route(self, request: RecordedRequest) -> tuple[Route, dict[str, str]]:
-        """Return the route of a request and the parameters of its path; refuse an unknown path as FastAPI does."""
-        # The raw path: an encoded slash does not end a segment.
-        raw_path = request.raw_path.partition("?")[0]
-        found = [(route, match) for route in self.routes if (match := route.path.fullmatch(raw_path))]
-        for route, match in found:
-            if route.method == request.method:
-                parameters = match.groupdict().items()
-                return route, {name: unquote(text) for name, text in parameters if not name.startswith("_")}
-        raise HTTPError(*((405, "Method Not Allowed") if found else (404, "Not Found")))
-
-    def _check_token(self, route: Route, request: RecordedRequest) -> None:
+    def _check_token(self, request: web.Request) -> None:
         """Refuse a request to the API without the token (the body of the 401 is an assumption)."""
         header = request.headers.get("Authorization", "")
         scheme, _, token = header.partition(" ")
-        if not route.needs_token:
+        if not request.path.startswith("/api/"):
             if header:
                 self.violations.append(f"{request.method} {request.path}: an Authorization header where none belongs")
         elif scheme.lower() != "bearer" or not token or self.token not in {None, token}:
             raise HTTPError(401, "Not authenticated")
 
-    def _begin(self, job: Job | None) -> asyncio.Event:
-        """Spawn a job that begins when the returned event is set: after the response."""
-        sent = asyncio.Event()
-
-        async def work(job: Job) -> None:
-            await sent.wait()
-            await job()
-
-        if job is not None:
-            self.background.spawn(work(job))
-        return sent
-
     async def _send(self, request: web.Request, reply: Reply, fault: Fault) -> web.StreamResponse:
+        transport = cast("asyncio.Transport", request.transport)
         if fault.reset_at is not None:
-            _reset(request)
+            # RST in place of FIN, as a crashed process with unread data sends it.
+            connection: socket.socket = transport.get_extra_info("socket")
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            transport.abort()
             return web.Response()
         if fault.delay:
             await self.sleep(fault.delay)
@@ -160,28 +152,14 @@ class FakeServer:
         await response.prepare(request)
         await response.write(reply.body[:stops])
         if fault.cut_at is not None:
-            _transport(request).close()
+            transport.close()
         else:
             await self._released.wait()
             await response.write(reply.body[stops:])
         return response
 
 
-async def _read(request: web.Request, limit: float) -> bytes:
-    """Return the body of a request, or its beginning up to about ``limit`` bytes."""
-    body = bytearray()
-    while len(body) < limit and (chunk := await request.content.readany()):
-        body += chunk
-    return bytes(body)
-
-
-def _transport(request: web.Request) -> asyncio.Transport:
-    return cast("asyncio.Transport", request.transport)
-
-
-def _reset(request: web.Request) -> None:
-    """End the connection with RST in place of FIN, as a crashed process with unread data does."""
-    transport = _transport(request)
-    linger: socket.socket = transport.get_extra_info("socket")
-    linger.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    transport.abort()
+async def _start_after(sent: asyncio.Event, job: Job) -> None:
+    """Start a job after the response."""
+    await sent.wait()
+    await job()

@@ -15,9 +15,9 @@ from uuid import UUID
 from avaturn_async._validation import get_kind, parse_id, validate_type
 from avaturn_async.testing.api import Api, check_customization
 from avaturn_async.testing.background import Background
-from avaturn_async.testing.faults import Fault, Faults, PlannedFault, WebhookFault
+from avaturn_async.testing.faults import Fault, PlannedFault, WebhookFault
 from avaturn_async.testing.files import Files
-from avaturn_async.testing.http_server import FakeServer, Route, make_route
+from avaturn_async.testing.http_server import Answer, FakeServer
 from avaturn_async.testing.jobs import Jobs
 from avaturn_async.testing.messages import HTTPError, RecordedRequest
 from avaturn_async.testing.samples import read_sample_glb
@@ -115,12 +115,10 @@ class FakeAvaturn:
         self._page = Page(
             state=self._state, jobs=self._jobs, export_url_type=export_url_type, face_animations=face_animations
         )
-        routes = _make_routes(
-            Api(state=self._state, jobs=self._jobs), Files(state=self._state, jobs=self._jobs), self._page
-        )
-        self._http = FakeServer(
-            routes=routes, token=token, background=self._background, sleep=sleep, faults=Faults(clock)
-        )
+        api = Api(state=self._state, jobs=self._jobs)
+        files = Files(state=self._state, jobs=self._jobs)
+        routes = _make_routes(api, files, self._page)
+        self._http = FakeServer(routes=routes, token=token, background=self._background, sleep=sleep)
         self.events: list[dict[str, Any]] = self._webhooks.events
         self.deliveries: list[Delivery] = self._webhooks.deliveries
         self.requests: list[RecordedRequest] = self._http.requests
@@ -255,7 +253,10 @@ class FakeAvaturn:
         """
         validate_type("fault", fault, Fault, ": such as Fault.answer(500)")
         method = method.upper() if method else None
-        return self._http.faults.add(fault, method=method, path=path, times=times)
+        left = math.inf if times is None else times
+        planned = PlannedFault(fault=fault, method=method, path=path, left=left, clock=self._state.clock)
+        self._http.faults.append(planned)
+        return planned
 
     def rate_limit(self, calls: int, per: float, *, retry_after: bool = True, path: str = "/api/*") -> PlannedFault:
         """Answer requests above a rate with 429, until the returned plan is stopped.
@@ -308,25 +309,25 @@ class FakeAvaturn:
         self._jobs.failures[kind] += times
 
 
-def _make_routes(api: Api, files: Files, page: Page) -> tuple[Route, ...]:
-    return (
-        make_route("POST", "/api/v1/users/new", api.create_user),
-        make_route("DELETE", "/api/v1/users/{user_id}", api.delete_user),
-        make_route("GET", "/api/v1/users/{user_id}/avatars", api.list_user_avatars),
-        make_route("DELETE", "/api/v1/users/{user_id}/avatars/{avatar_id}", api.delete_user_avatar),
-        make_route("POST", "/api/v1/sessions/new", api.new_session),
-        make_route("POST", "/api/v1/avatars/new", api.new_avatar),
-        make_route("GET", "/api/v1/avatars/{avatar_id}/customization", api.get_customization),
-        make_route("PUT", "/api/v1/avatars/{avatar_id}/customization", api.set_customization),
-        make_route("POST", "/api/v1/renders/new", api.render_user_avatar),
-        make_route("POST", "/api/v1/exports/new", api.create_export),
-        make_route("POST", "/upload/{avatar_id}", files.upload),
-        make_route("GET", "/files/{_avatar_id}/{_name}", files.download),
-        make_route("HEAD", "/files/{_avatar_id}/{_name}", files.download),
-        make_route("GET", "/session/{session_id}", page.show),
-        make_route("GET", "/session/{session_id}/state", page.describe),
-        make_route("POST", "/session/{session_id}/photos", page.photos),
-        make_route("POST", "/session/{session_id}/edit", page.edit),
-        make_route("POST", "/session/{session_id}/finish", page.finish),
-        make_route("GET", "/page/{name}", page.part),
-    )
+def _make_routes(api: Api, files: Files, page: Page) -> dict[tuple[str, str], Answer]:
+    return {
+        ("POST", "/api/v1/users/new"): api.create_user,
+        ("DELETE", "/api/v1/users/{user_id}"): api.delete_user,
+        ("GET", "/api/v1/users/{user_id}/avatars"): api.list_user_avatars,
+        ("DELETE", "/api/v1/users/{user_id}/avatars/{avatar_id}"): api.delete_user_avatar,
+        ("POST", "/api/v1/sessions/new"): api.new_session,
+        ("POST", "/api/v1/avatars/new"): api.new_avatar,
+        ("GET", "/api/v1/avatars/{avatar_id}/customization"): api.get_customization,
+        ("PUT", "/api/v1/avatars/{avatar_id}/customization"): api.set_customization,
+        ("POST", "/api/v1/renders/new"): api.render_user_avatar,
+        ("POST", "/api/v1/exports/new"): api.create_export,
+        ("POST", "/upload/{avatar_id}"): files.upload,
+        ("GET", "/files/{path:.+}"): files.download,
+        ("HEAD", "/files/{path:.+}"): files.download,
+        ("GET", "/session/{session_id}"): page.show,
+        ("GET", "/session/{session_id}/state"): page.describe,
+        ("POST", "/session/{session_id}/photos"): page.photos,
+        ("POST", "/session/{session_id}/edit"): page.edit,
+        ("POST", "/session/{session_id}/finish"): page.finish,
+        ("GET", "/page/{name}"): page.part,
+    }

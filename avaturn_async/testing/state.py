@@ -61,6 +61,7 @@ class TemporaryFile:
     """A file behind a temporary URL."""
 
     path: str
+    """Path in the URL, after /files/."""
     content: bytes = field(repr=False)
     content_type: str
     expires_at: float
@@ -177,7 +178,7 @@ class FakeState:
     def publish(self, avatar: FakeAvatar, name: str, content: bytes, content_type: str) -> str:
         """Return a temporary URL for a file of an avatar."""
         key = self.new_key()
-        path = f"/files/{avatar.id}/{name}"
+        path = f"{avatar.id}/{name}"
         self.files[key] = TemporaryFile(
             path=path,
             content=content,
@@ -185,4 +186,4 @@ class FakeState:
             expires_at=self.clock() + self.url_ttl,
             avatar_id=avatar.id,
         )
-        return f"{self.url}{quote(path)}?signature={key}"
+        return f"{self.url}/files/{quote(path)}?signature={key}"
