@@ -64,21 +64,12 @@ class _Message:
     accepted: bool = False
 
 
-def check_webhook_url(url: str) -> None:
-    """Refuse a URL that cannot receive webhooks.
-
-    Raises:
-        ValueError: The URL is invalid. The message does not contain it, since it can hold a secret.
-    """
+def _validate_url(_: Any, __: Any, url: str | None) -> None:
+    """Refuse a URL that cannot receive webhooks. The error does not contain it, since it can hold a secret."""
     with suppress(ValueError):
-        if URL(url).scheme in {"http", "https"} and URL(url).host:
+        if url is None or (URL(url).scheme in {"http", "https"} and URL(url).host):
             return
     raise ValueError("webhook_url must be a URL such as http://127.0.0.1:8080/webhook")
-
-
-def _validate_url(_: Any, __: Any, url: str | None) -> None:
-    if url is not None:
-        check_webhook_url(url)
 
 
 @define(kw_only=True)
@@ -145,40 +136,34 @@ class Webhooks:
 
     async def _deliver(self, message: _Message) -> None:
         """Send the message once; if it is not accepted, retry in the background."""
-        accepted = self.url is None or await self._attempt(self.url, message)
-        if not accepted and self.retries:
+        if not await self._attempt(message) and self.retries:
             self.background.spawn(self._retry(message))
 
     async def _retry(self, message: _Message) -> None:
         for seconds in self.retries:
             await self.sleep(seconds)
-            if self.url is None or await self._attempt(self.url, message):
+            if await self._attempt(message):
                 return
 
-    async def _attempt(self, url: str, message: _Message) -> bool:
+    async def _attempt(self, message: _Message) -> bool:
+        """Post and record the message; return whether it was accepted or has no receiver."""
+        if self.url is None:
+            return True
         message.attempts += 1
         attempt = message.attempts
         body = json.dumps(message.event, separators=(",", ":")).encode()
         headers = {"Content-Type": "application/json"}
         if self.signer is not None:
             headers |= self.signer.sign(body, id=message.id)
+        if self._http is None:
+            self._http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=self.timeout))
+        status = None
+        with suppress(TimeoutError, aiohttp.ClientError):
+            async with self._http.post(self.url, data=body, headers=headers, allow_redirects=False) as response:
+                status = response.status
         delivery = Delivery(
-            id=message.id,
-            attempt=attempt,
-            event=message.event,
-            body=body,
-            headers=headers,
-            status=await self._post(url, body, headers),
+            id=message.id, attempt=attempt, event=message.event, body=body, headers=headers, status=status
         )
         self.deliveries.append(delivery)
         message.accepted = message.accepted or delivery.accepted
         return delivery.accepted
-
-    async def _post(self, url: str, body: bytes, headers: dict[str, str]) -> int | None:
-        if self._http is None:
-            self._http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=self.timeout))
-        try:
-            async with self._http.post(url, data=body, headers=headers, allow_redirects=False) as response:
-                return response.status
-        except (TimeoutError, aiohttp.ClientError):
-            return None
