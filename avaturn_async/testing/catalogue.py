@@ -60,22 +60,14 @@ BODIES = (
 """Every body."""
 
 
-def asset(alias: str) -> Asset:
-    """Return the asset with this alias.
-
-    Raises:
-        KeyError: The catalogue has no such asset.
-    """
-    return {a.alias: a for a in ASSETS}[alias]
-
-
 def default_customization() -> dict[str, Any]:
     """What an avatar looks like that was made in a session and not changed."""
+    ids = {asset.alias: str(asset.id) for asset in ASSETS}
     return {
         "assets": {
-            "clothing": {"id": str(asset("t_shirt").id)},
-            "hair_and_headwear": {"id": str(asset("short_hair").id), "color": "#3b2417"},
-            "footwear": {"id": str(asset("sneakers").id)},
+            "clothing": {"id": ids["t_shirt"]},
+            "hair_and_headwear": {"id": ids["short_hair"], "color": "#3b2417"},
+            "footwear": {"id": ids["sneakers"]},
         },
         "body": "body_0",
         "age": "adult",
