@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import pytest
 import pytest_asyncio
@@ -24,6 +24,8 @@ from avaturn_async.testing import FakeAvaturn
 from avaturn_async.webhooks import HmacSha256, Verifier
 
 __all__ = ["avaturn_client", "fake_avaturn", "serve_app", "webhook_verifier"]
+
+_Scope = Literal["function", "class", "module", "package", "session"]
 
 
 @pytest.fixture
@@ -61,7 +63,7 @@ def serve_app(request: pytest.FixtureRequest) -> Callable[[web.Application], Awa
     return serve
 
 
-def _add_fixtures_on_loop(scope: Literal["function", "class", "module", "package", "session"]) -> None:
+def _add_fixtures_on_loop(scope: _Scope) -> None:
     """Add the fixtures that ``_get`` finds; pytest-asyncio fixes the event loop of a fixture where it is defined."""
 
     async def make_fake(webhook_verifier: Verifier) -> AsyncIterator[FakeAvaturn]:
@@ -92,8 +94,5 @@ def _add_fixtures_on_loop(scope: Literal["function", "class", "module", "package
         globals()[name_on_loop] = pytest_asyncio.fixture(loop_scope=scope, name=name_on_loop)(make)
 
 
-_add_fixtures_on_loop("function")
-_add_fixtures_on_loop("class")
-_add_fixtures_on_loop("module")
-_add_fixtures_on_loop("package")
-_add_fixtures_on_loop("session")
+for _scope in get_args(_Scope):
+    _add_fixtures_on_loop(_scope)
