@@ -12,48 +12,45 @@ from avaturn_async.testing.catalogue import ASSETS
 from avaturn_async.testing.jobs import Jobs
 from avaturn_async.testing.messages import HTTPError, RecordedRequest, Reply, as_json
 from avaturn_async.testing.state import FakeAvatar, FakeExport, FakeState
+from avaturn_async.testing.validators import fields
 
 
-def _slot(color: str | None = None) -> validators.Check:
+def _asset(color: str | None = None) -> validators.Check:
     """Return a check for an asset; ``color`` is the pattern of its color, if its slot has one."""
     colors = {} if color is None else {"color": validators.nullable(validators.text(color))}
-    return validators.fields(required={"id": validators.uuid}, optional=colors)
+    return fields({"id": validators.uuid}, colors)
 
 
 _SLOTS = {
-    "clothing": _slot(),
-    "hair_and_headwear": _slot("^#[0-9a-fA-F]{6}$"),
-    "eyewear": _slot("^#[0-9a-fA-F]{8}$"),
-    "footwear": _slot(),
+    "clothing": _asset(),
+    "hair_and_headwear": _asset("^#[0-9a-fA-F]{6}$"),
+    "eyewear": _asset("^#[0-9a-fA-F]{8}$"),
+    "footwear": _asset(),
 }
-CUSTOMIZATION = validators.fields(
+CUSTOMIZATION = fields(
     required={},
     optional={
-        "assets": validators.fields(required={}, optional=_SLOTS),
+        "assets": fields({}, _SLOTS),
         "body": validators.text(),
         "age": validators.text(),
         "metadata": validators.mapping(validators.text()),
-        "bone_scale": validators.fields(
-            required={}, optional={"head": validators.number, "arms": validators.number, "chest": validators.number}
-        ),
+        "bone_scale": fields({}, dict.fromkeys(("head", "arms", "chest"), validators.number)),
         "skin_tone_correction": validators.number,
     },
 )
-_SESSION = validators.fields(
-    required={"user_id": validators.text()},
-    optional={
-        "config": validators.tagged(
-            "type",
-            {
-                "create_or_edit_existing": validators.fields(required={}, optional={}),
-                "create": validators.fields(required={}, optional={}),
-                "edit_existing": validators.fields(required={"avatar_id": validators.uuid}, optional={}),
-            },
-        )
-    },
+_CONFIGS = {
+    "create_or_edit_existing": fields({}, {}),
+    "create": fields({}, {}),
+    "edit_existing": fields({"avatar_id": validators.uuid}, {}),
+}
+_NEW_SESSION = fields({"user_id": validators.text()}, {"config": validators.tagged("type", _CONFIGS)})
+_NEW_AVATAR = fields({"user_id": validators.text()}, {})
+_LIST = fields({}, {"include_not_ready": validators.boolean})
+_RENDER = fields(
+    {"avatar_id": validators.uuid, "scene": validators.text("^[a-zA-Z0-9_/]+$")},
+    {"format": validators.one_of("jpg", "png", "webp")},
 )
-_NEW_AVATAR = validators.fields(required={"user_id": validators.text()}, optional={})
-_FORMAT = validators.one_of("jpg", "png", "webp")
+_EXPORT = fields({"avatar_id": validators.uuid}, {})
 
 
 @frozen(kw_only=True)
@@ -74,29 +71,32 @@ class Api:
 
     def new_session(self, request: RecordedRequest) -> Reply:
         """POST /api/v1/sessions/new."""
-        body = validators.check_body(request, _SESSION)
+        body = validators.check_body(request, _NEW_SESSION)
         user_id = self._get_user_id(body["user_id"])
         config = body.get("config", {"type": "create_or_edit_existing"})
-        if config["type"] == "edit_existing" and self._get_avatar(config["avatar_id"]).user_id != user_id:
-            raise HTTPError(404, "Avatar not found")
-        session = self.state.new_session(user_id, config)
-        url = self.state.session_url(session)
-        return as_json({"url": url, "id": str(session.id), "custom_upload_url": None})
+        avatar_id = None
+        if config["type"] == "edit_existing":
+            avatar_id = config["avatar_id"].lower()
+            if self._get_avatar(avatar_id).user_id != user_id:
+                raise HTTPError(404, "Avatar not found")
+        session = self.state.new_session(user_id, config["type"], avatar_id)
+        url = f"{self.state.url}/session/{session.id}?token={session.key}"
+        return as_json({"url": url, "id": session.id, "custom_upload_url": None})
 
     def list_user_avatars(self, request: RecordedRequest, user_id: str) -> Reply:
         """GET /api/v1/users/{user_id}/avatars."""
-        validators.check_query(request, required={}, optional={"include_not_ready": validators.boolean})
+        validators.check_query(request, _LIST)
         with_not_ready = validators.is_true(request.query.get("include_not_ready"))
         avatars = self.state.get_avatars(self._get_user_id(user_id))
         shown = [a for a in avatars if with_not_ready or a.status == "ready"]
-        return as_json([{"id": str(a.id), "status": a.status} for a in shown])
+        return as_json([{"id": a.id, "status": a.status} for a in shown])
 
     def new_avatar(self, request: RecordedRequest) -> Reply:
         """POST /api/v1/avatars/new."""
         avatar = self.state.new_avatar(self._get_user_id(validators.check_body(request, _NEW_AVATAR)["user_id"]))
         avatar.upload_key = self.state.new_key()
         url = f"{self.state.url}/upload/{avatar.id}?signature={avatar.upload_key}"
-        return as_json({"avatar_id": str(avatar.id), "upload_url": url})
+        return as_json({"avatar_id": avatar.id, "upload_url": url})
 
     def get_customization(self, _: RecordedRequest, avatar_id: str) -> Reply:
         """GET /api/v1/avatars/{id}/customization."""
@@ -120,22 +120,18 @@ class Api:
 
     def render_user_avatar(self, request: RecordedRequest) -> Reply:
         """POST /api/v1/renders/new. Every call starts another render; every valid scene exists."""
-        validators.check_query(
-            request,
-            required={"avatar_id": validators.uuid, "scene": validators.text("^[a-zA-Z0-9_/]+$")},
-            optional={"format": _FORMAT},
-        )
+        validators.check_query(request, _RENDER)
         avatar = self._get_ready_avatar(request.query["avatar_id"])
         render_id = self.state.new_id()
         image_format = request.query.get("format", "jpg")
         return as_json(
-            {"id": str(render_id), "status": "pending", "render_url": None},
+            {"id": render_id, "status": "pending", "render_url": None},
             then=partial(self.jobs.render, avatar, render_id, image_format),
         )
 
     def create_export(self, request: RecordedRequest) -> Reply:
         """POST /api/v1/exports/new. An assumption: a failed export stays failed until the avatar changes."""
-        validators.check_query(request, required={"avatar_id": validators.uuid}, optional={})
+        validators.check_query(request, _EXPORT)
         avatar = self._get_ready_avatar(request.query["avatar_id"])
         export = self.state.exports.get(avatar.id)
         if export is not None and export.version == avatar.version:
@@ -152,7 +148,7 @@ class Api:
     def _get_avatar(self, avatar_id: str) -> FakeAvatar:
         """Return an avatar; refuse an unknown one (404 is an assumption)."""
         validators.refuse(validators.uuid(avatar_id, ("path", "avatar_id")))
-        avatar = self.state.find_avatar(avatar_id)
+        avatar = self.state.avatars.get(avatar_id.lower())
         if avatar is None:
             raise HTTPError(404, "Avatar not found")
         return avatar

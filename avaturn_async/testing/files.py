@@ -28,7 +28,7 @@ class Files:
 
     def upload(self, request: RecordedRequest, avatar_id: str) -> Reply:
         """Answer POST /upload/{avatar_id}. Known of the real response: it is JSON with a ``status``."""
-        avatar = self.state.find_avatar(avatar_id)
+        avatar = self.state.avatars.get(avatar_id.lower())
         if avatar is None or avatar.upload_key is None or request.query.get("signature") != avatar.upload_key:
             raise HTTPError(403, "The upload URL is not valid")
         if avatar.status != "pending":

@@ -6,7 +6,6 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
-from uuid import UUID
 
 from attrs import define, field
 
@@ -31,7 +30,7 @@ class Jobs:
     failures: Counter[str] = field(factory=Counter[str])
     """How many of the next avatars, exports and renders end as failed."""
 
-    async def process_avatar(self, avatar: FakeAvatar, session_id: UUID | None = None) -> None:
+    async def process_avatar(self, avatar: FakeAvatar, session_id: str | None = None) -> None:
         """Make an avatar unless it is ready, and send avatar.ready."""
         if avatar.status != "ready":
             await self.make_avatar(avatar)
@@ -51,7 +50,7 @@ class Jobs:
             avatar.processed.set()
             avatar.processed = None
 
-    async def announce(self, avatar: FakeAvatar, session_id: UUID | None) -> None:
+    async def announce(self, avatar: FakeAvatar, session_id: str | None) -> None:
         """Send avatar.ready with the status of the avatar, ready or failed."""
         if self.state.avatars.get(avatar.id) is avatar:
             await self._send("avatar.ready", avatar, session_id, status=avatar.status)
@@ -63,7 +62,7 @@ class Jobs:
             return
         export.status = "ready" if ready else "failed"
         url = self.export_url(avatar, export)
-        session_id = self._session_of_result(avatar)
+        session_id = avatar.session_id if self.session_id_everywhere else None
         await self._send("export.ready", avatar, session_id, status=export.status, export_url=url)
 
     def export_url(self, avatar: FakeAvatar, export: FakeExport) -> str | None:
@@ -72,7 +71,7 @@ class Jobs:
             return None
         return self.state.publish(avatar, "avatar.glb", self.glb, "model/gltf-binary")
 
-    async def render(self, avatar: FakeAvatar, render_id: UUID, image_format: str) -> None:
+    async def render(self, avatar: FakeAvatar, render_id: str, image_format: str) -> None:
         """Make an image of an avatar and send render.ready."""
         ready = await self._work("render")
         if self.state.avatars.get(avatar.id) is not avatar:
@@ -81,8 +80,9 @@ class Jobs:
         if ready:
             image = read_sample_image(image_format)
             url = self.state.publish(avatar, f"{render_id}.{image_format}", image, CONTENT_TYPES[image_format])
-        fields = {"id": str(render_id), "status": "ready" if ready else "failed", "render_url": url}
-        await self._send("render.ready", avatar, self._session_of_result(avatar), **fields)
+        fields = {"id": render_id, "status": "ready" if ready else "failed", "render_url": url}
+        session_id = avatar.session_id if self.session_id_everywhere else None
+        await self._send("render.ready", avatar, session_id, **fields)
 
     async def _work(self, kind: str) -> bool:
         """Wait for the delay; return whether the job succeeds."""
@@ -92,12 +92,8 @@ class Jobs:
         self.failures[kind] -= 1
         return False
 
-    def _session_of_result(self, avatar: FakeAvatar) -> UUID | None:
-        """Return the session_id of export.ready and render.ready; None if they have none."""
-        return avatar.session_id if self.session_id_everywhere else None
-
-    async def _send(self, name: str, avatar: FakeAvatar, session_id: UUID | None, **fields: str | None) -> None:
-        event: dict[str, Any] = {"event": name, "avatar_id": str(avatar.id), "user_id": avatar.user_id}
+    async def _send(self, name: str, avatar: FakeAvatar, session_id: str | None, **fields: str | None) -> None:
+        event: dict[str, Any] = {"event": name, "avatar_id": avatar.id, "user_id": avatar.user_id}
         if session_id is not None:
-            event["session_id"] = str(session_id)
-        await self.webhooks.send(event | fields, id=f"msg_{self.state.new_id().hex}")
+            event["session_id"] = session_id
+        await self.webhooks.send(event | fields, id=f"msg_{self.state.new_id().replace('-', '')}")

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, Literal, Self
 from uuid import UUID
 
-from avaturn_async._validation import get_kind, parse_id, validate_type
+from avaturn_async._validation import format_id, get_kind, validate_type
 from avaturn_async.testing.api import Api, check_customization
 from avaturn_async.testing.background import Background
 from avaturn_async.testing.faults import Fault, PlannedFault, WebhookFault
@@ -212,7 +212,7 @@ class FakeAvaturn:
             LookupError: The session is unknown, or its avatar was deleted.
             ValueError: The customization or the id is invalid.
         """
-        session = self._state.sessions.get(parse_id(session_id, "session_id"))
+        session = self._state.sessions.get(format_id(session_id, "session_id"))
         if session is None:
             raise LookupError(f"there is no session {session_id}")
         if customization is not None:
@@ -228,7 +228,7 @@ class FakeAvaturn:
         task = self._background.spawn(self._jobs.process_avatar(avatar, session.id))
         if wait:
             await asyncio.shield(task)
-        return avatar.id
+        return UUID(avatar.id)
 
     def expire_urls(self) -> None:
         """Let all URLs of exports and renders expire now."""

@@ -22,8 +22,8 @@ from avaturn_async.testing.state import FakeAvatar, FakeSession, FakeState
 
 _FOLDER = Path(__file__).parent / "page"
 _TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript"}
-_EDIT = validators.fields(required={"avatar_id": validators.uuid}, optional={})
-_FINISH = validators.fields(required={"avatar_id": validators.uuid, "customization": CUSTOMIZATION}, optional={})
+_EDIT = validators.fields({"avatar_id": validators.uuid}, {})
+_FINISH = validators.fields({"avatar_id": validators.uuid, "customization": CUSTOMIZATION}, {})
 
 
 @define(kw_only=True)
@@ -56,8 +56,8 @@ class Page:
         avatars = [a for a in self._get_avatars(session) if a.status in {"processing", "ready"}]
         return as_json(
             {
-                "type": session.config["type"],
-                "can_create": session.config["type"] != "edit_existing",
+                "type": session.type,
+                "can_create": session.type != "edit_existing",
                 "avatars": [_describe(avatar) for avatar in avatars],
                 "assets": [{"id": str(a.id), "alias": a.alias, "slot": a.slot} for a in ASSETS if not a.gone],
                 "bodies": [asdict(body) for body in BODIES],
@@ -67,7 +67,7 @@ class Page:
     def photos(self, request: RecordedRequest, session_id: str) -> Reply:
         """POST /session/{session_id}/photos: create an avatar from the same form as an upload URL."""
         session = self._get_session(request, session_id)
-        if session.config["type"] == "edit_existing":
+        if session.type == "edit_existing":
             raise HTTPError(409, "This session edits an existing avatar")
         form = check_form(request)
         avatar = self.state.new_avatar(session.user_id)
@@ -76,7 +76,7 @@ class Page:
         avatar.customization = default_customization() | {"body": body}
         self.state.attach(avatar, session)
         job = partial(self._make, avatar, session)
-        return as_json({"avatar_id": str(avatar.id)}, then=job)
+        return as_json({"avatar_id": avatar.id}, then=job)
 
     def edit(self, request: RecordedRequest, session_id: str) -> Reply:
         """POST /session/{session_id}/edit: return the status and the customization of an avatar."""
@@ -105,8 +105,8 @@ class Page:
         result = {
             "url": url,
             "urlType": self.export_url_type,
-            "avatarId": str(avatar.id),
-            "sessionId": str(session.id),
+            "avatarId": avatar.id,
+            "sessionId": session.id,
             "bodyId": body_id,
             "gender": next((b.gender for b in BODIES if b.id == body_id), BODIES[0].gender),
             "avatarSupportsFaceAnimations": self.face_animations,
@@ -120,7 +120,7 @@ class Page:
             await self.jobs.announce(avatar, session.id)
 
     def _get_session(self, request: RecordedRequest, session_id: str) -> FakeSession:
-        session = self.state.find_session(session_id)
+        session = self.state.sessions.get(session_id.lower())
         if session is None or request.query.get("token") != session.key:
             raise HTTPError(403, "The session URL is not valid")
         return session
@@ -128,19 +128,17 @@ class Page:
     def _get_avatars(self, session: FakeSession) -> list[FakeAvatar]:
         """Return the avatars that a session can edit."""
         avatars = self.state.get_avatars(session.user_id)
-        kind = session.config["type"]
-        if kind == "create_or_edit_existing":
+        if session.type == "create_or_edit_existing":
             return avatars
-        avatar_id = str(session.avatar_id) if kind == "create" else session.config["avatar_id"].lower()
-        return [avatar for avatar in avatars if str(avatar.id) == avatar_id]
+        return [avatar for avatar in avatars if avatar.id == session.avatar_id]
 
     def _get_avatar(self, session: FakeSession, avatar_id: str) -> FakeAvatar:
         for avatar in self._get_avatars(session):
-            if str(avatar.id) == avatar_id.lower():
+            if avatar.id == avatar_id.lower():
                 return avatar
         raise HTTPError(404, "Avatar not found in this session")
 
 
 def _describe(avatar: FakeAvatar) -> dict[str, Any]:
     customization = avatar.customization or default_customization()
-    return {"id": str(avatar.id), "status": avatar.status, "customization": customization}
+    return {"id": avatar.id, "status": avatar.status, "customization": customization}

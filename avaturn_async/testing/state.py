@@ -19,7 +19,7 @@ from avaturn_async.testing.catalogue import default_customization
 class FakeAvatar:
     """An avatar."""
 
-    id: UUID
+    id: str
     user_id: str
     status: str = "pending"
     """pending (waits for photos), processing, ready or failed."""
@@ -27,7 +27,7 @@ class FakeAvatar:
     """None until it is opened in a session or customized; most calls refuse such an avatar."""
     version: int = 0
     """Increases with every change; an export belongs to one version."""
-    session_id: UUID | None = None
+    session_id: str | None = None
     """The last session that created or edited it."""
     upload_key: str | None = field(default=None, repr=False)
     """The credential in its upload URL, if it is created by direct upload."""
@@ -39,13 +39,14 @@ class FakeAvatar:
 class FakeSession:
     """A session of a user."""
 
-    id: UUID
+    id: str
     user_id: str
-    config: dict[str, Any]
+    type: str
+    """Type of its configuration: create_or_edit_existing, create or edit_existing."""
     key: str = field(repr=False)
     """The credential in its URL."""
-    avatar_id: UUID | None = None
-    """The avatar that was created or edited in it; None before."""
+    avatar_id: str | None
+    """The avatar that it edits, or that was created or edited in it; None before."""
 
 
 @define(kw_only=True)
@@ -66,26 +67,26 @@ class TemporaryFile:
     content_type: str
     expires_at: float
     """By the fake's clock."""
-    avatar_id: UUID
+    avatar_id: str
 
 
 @define(kw_only=True)
 class FakeState:
-    """The state of one FakeAvaturn."""
+    """The state of one FakeAvaturn. Ids are the canonical text of UUIDs in lower case."""
 
     rng: random.Random
     clock: Callable[[], float]
     url_ttl: float
     url: str = ""
     users: set[str] = field(factory=set[str])
-    sessions: dict[UUID, FakeSession] = field(factory=dict[UUID, FakeSession])
-    avatars: dict[UUID, FakeAvatar] = field(factory=dict[UUID, FakeAvatar])
-    exports: dict[UUID, FakeExport] = field(factory=dict[UUID, FakeExport])
+    sessions: dict[str, FakeSession] = field(factory=dict[str, FakeSession])
+    avatars: dict[str, FakeAvatar] = field(factory=dict[str, FakeAvatar])
+    exports: dict[str, FakeExport] = field(factory=dict[str, FakeExport])
     files: dict[str, TemporaryFile] = field(factory=dict[str, TemporaryFile])
 
-    def new_id(self) -> UUID:
-        """Return a random UUID."""
-        return UUID(int=self.rng.getrandbits(128), version=4)
+    def new_id(self) -> str:
+        """Return a random id."""
+        return str(UUID(int=self.rng.getrandbits(128), version=4))
 
     def new_key(self) -> str:
         """Return a credential for a URL."""
@@ -104,29 +105,17 @@ class FakeState:
             self.delete_avatar(avatar)
         self.sessions = {s.id: s for s in self.sessions.values() if s.user_id != user_id}
 
-    def new_session(self, user_id: str, config: dict[str, Any]) -> FakeSession:
-        """Open a session."""
-        session = FakeSession(id=self.new_id(), user_id=user_id, config=config, key=self.new_key())
+    def new_session(self, user_id: str, kind: str, avatar_id: str | None) -> FakeSession:
+        """Open a session of a type; ``avatar_id`` is the avatar that it edits, if it is chosen."""
+        session = FakeSession(id=self.new_id(), user_id=user_id, type=kind, key=self.new_key(), avatar_id=avatar_id)
         self.sessions[session.id] = session
         return session
-
-    def find_session(self, text: str) -> FakeSession | None:
-        """Return the session with an id in any case; None if there is no such session."""
-        return next((s for s in self.sessions.values() if str(s.id) == text.lower()), None)
-
-    def session_url(self, session: FakeSession) -> str:
-        """Return the URL of a session's page, with its credential."""
-        return f"{self.url}/session/{session.id}?token={session.key}"
 
     def new_avatar(self, user_id: str) -> FakeAvatar:
         """Create an avatar without photos."""
         avatar = FakeAvatar(id=self.new_id(), user_id=user_id)
         self.avatars[avatar.id] = avatar
         return avatar
-
-    def find_avatar(self, text: str) -> FakeAvatar | None:
-        """Return the avatar with an id in any case; None if there is no such avatar."""
-        return next((a for a in self.avatars.values() if str(a.id) == text.lower()), None)
 
     def get_avatars(self, user_id: str) -> list[FakeAvatar]:
         """Return the avatars of a user, oldest first."""
@@ -149,27 +138,19 @@ class FakeState:
         Raises:
             LookupError: The avatar of the session was deleted.
         """
-        avatar = self._avatar_to_edit(session) or self.new_avatar(session.user_id)
+        if session.avatar_id is not None:
+            if session.avatar_id not in self.avatars:
+                raise LookupError(f"avatar {session.avatar_id} was deleted")
+            avatar = self.avatars[session.avatar_id]
+        else:
+            avatars = self.get_avatars(session.user_id) if session.type == "create_or_edit_existing" else []
+            usable = [avatar for avatar in avatars if avatar.status in {"processing", "ready"}]
+            avatar = usable[-1] if usable else self.new_avatar(session.user_id)
         self.attach(avatar, session)
         avatar.version += 1
         if avatar.customization is None:
             avatar.customization = default_customization()
         return avatar
-
-    def _avatar_to_edit(self, session: FakeSession) -> FakeAvatar | None:
-        """Return the avatar that a session edits; None if it creates one.
-
-        Raises:
-            LookupError: The avatar of the session was deleted.
-        """
-        kind = session.config["type"]
-        avatar_id = UUID(session.config["avatar_id"]) if kind == "edit_existing" else session.avatar_id
-        if avatar_id is not None:
-            if avatar_id not in self.avatars:
-                raise LookupError(f"avatar {avatar_id} was deleted")
-            return self.avatars[avatar_id]
-        usable = [a for a in self.get_avatars(session.user_id) if a.status in {"processing", "ready"}]
-        return usable[-1] if usable and kind == "create_or_edit_existing" else None
 
     def attach(self, avatar: FakeAvatar, session: FakeSession) -> None:
         """Record that an avatar was created or edited in a session."""

@@ -17,7 +17,6 @@ Place = tuple[str | int, ...]
 Problem = dict[str, Any]
 Check = Callable[[Any, Place], Iterator[Problem]]
 
-_MISSING = object()
 # The booleans of pydantic in a query.
 _TRUE = {"true", "1", "on", "t", "y", "yes"}
 _FALSE = {"false", "0", "off", "f", "n", "no"}
@@ -88,18 +87,26 @@ def nullable(inner: Check) -> Check:
     return check
 
 
-def fields(*, required: Mapping[str, Check], optional: Mapping[str, Check]) -> Check:
-    """Return a check for an object with known fields; FastAPI ignores unknown ones."""
+def _object(check_items: Callable[[dict[str, Any], Place], Iterator[Problem]]) -> Check:
+    """Return a check for an object, whose items are checked by ``check_items``."""
 
     def check(value: Any, place: Place) -> Iterator[Problem]:
-        if not isinstance(value, dict):
-            yield _not_an_object(place)
-            return
-        given = cast("dict[str, Any]", value)
+        if isinstance(value, dict):
+            yield from check_items(cast("dict[str, Any]", value), place)
+        else:
+            yield problem(place, "Input should be a valid dictionary or object", "model_attributes_type")
+
+    return check
+
+
+def fields(required: Mapping[str, Check], optional: Mapping[str, Check]) -> Check:
+    """Return a check for an object with known fields; FastAPI ignores unknown ones."""
+
+    @_object
+    def check(value: dict[str, Any], place: Place) -> Iterator[Problem]:
         for name, inner in {**required, **optional}.items():
-            item = given.get(name, _MISSING)
-            if item is not _MISSING:
-                yield from inner(item, (*place, name))
+            if name in value:
+                yield from inner(value[name], (*place, name))
             elif name in required:
                 yield problem((*place, name), "Field required", "missing")
 
@@ -109,11 +116,9 @@ def fields(*, required: Mapping[str, Check], optional: Mapping[str, Check]) -> C
 def mapping(inner: Check) -> Check:
     """Return a check for an object with any keys."""
 
-    def check(value: Any, place: Place) -> Iterator[Problem]:
-        if not isinstance(value, dict):
-            yield _not_an_object(place)
-            return
-        for name, item in cast("dict[str, Any]", value).items():
+    @_object
+    def check(value: dict[str, Any], place: Place) -> Iterator[Problem]:
+        for name, item in value.items():
             yield from inner(item, (*place, name))
 
     return check
@@ -122,32 +127,23 @@ def mapping(inner: Check) -> Check:
 def tagged(tag: str, cases: Mapping[str, Check]) -> Check:
     """Return a check for an object whose field ``tag`` names its shape."""
 
-    def check(value: Any, place: Place) -> Iterator[Problem]:
-        if not isinstance(value, dict):
-            yield _not_an_object(place)
-            return
-        kind = cast("dict[str, Any]", value).get(tag, _MISSING)
-        if kind is _MISSING:
+    @_object
+    def check(value: dict[str, Any], place: Place) -> Iterator[Problem]:
+        kind = value.get(tag)
+        if tag not in value:
             yield problem(place, f"Unable to extract tag using discriminator '{tag}'", "union_tag_not_found")
         elif not isinstance(kind, str) or kind not in cases:
-            yield problem(
-                place,
-                f"Input tag found using '{tag}' does not match any of the expected tags",
-                "union_tag_invalid",
-            )
+            message = f"Input tag found using '{tag}' does not match any of the expected tags"
+            yield problem(place, message, "union_tag_invalid")
         else:
-            yield from cases[kind](cast("Any", value), (*place, kind))
+            yield from cases[kind](value, (*place, kind))
 
     return check
 
 
-def _not_an_object(place: Place) -> Problem:
-    return problem(place, "Input should be a valid dictionary or object", "model_attributes_type")
-
-
-def check_query(request: RecordedRequest, *, required: Mapping[str, Check], optional: Mapping[str, Check]) -> None:
+def check_query(request: RecordedRequest, check: Check) -> None:
     """Refuse a request with an invalid query."""
-    refuse(fields(required=required, optional=optional)(dict(request.query), ("query",)))
+    refuse(check(dict(request.query), ("query",)))
 
 
 def check_body(request: RecordedRequest, check: Check) -> dict[str, Any]:
