@@ -1,18 +1,22 @@
-"""The ten calls of the API, as FakeAvaturn answers them. Behaviour that is not published is marked as an assumption."""
+"""The calls that FakeAvaturn answers: the API, photo uploads and temporary URLs.
+
+Behaviour that is not published is marked as an assumption.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import re
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from attrs import frozen
 
 from avaturn_async.testing import validators
 from avaturn_async.testing.catalogue import ASSETS
-from avaturn_async.testing.jobs import Jobs
-from avaturn_async.testing.messages import HTTPError, RecordedRequest, Reply, as_json
+from avaturn_async.testing.messages import FormFile, HTTPError, RecordedRequest, Reply, as_json, media_type
 from avaturn_async.testing.state import FakeAvatar, FakeExport, FakeState
-from avaturn_async.testing.validators import fields
+from avaturn_async.testing.validators import fields, problem
 
 
 def _asset(color: str | None = None) -> validators.Check:
@@ -51,14 +55,16 @@ _RENDER = fields(
     {"format": validators.one_of("jpg", "png", "webp")},
 )
 _EXPORT = fields({"avatar_id": validators.uuid}, {})
+_PHOTOS = ("image-frontal", "image-side-1", "image-side-2")
+_CHOICES = {"body-type": ("male", "female"), "telephoto": ("true", "false")}
+_RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")  # int() refuses thousands of digits
 
 
 @frozen(kw_only=True)
 class Api:
-    """Answers the ten calls. The token was checked before."""
+    """Answers the ten calls, for which the token was checked before, and URLs with a credential of their own."""
 
     state: FakeState
-    jobs: Jobs
 
     def create_user(self, _: RecordedRequest) -> Reply:
         """POST /api/v1/users/new."""
@@ -126,18 +132,56 @@ class Api:
         image_format = request.query.get("format", "jpg")
         return as_json(
             {"id": render_id, "status": "pending", "render_url": None},
-            then=partial(self.jobs.render, avatar, render_id, image_format),
+            then=partial(self.state.make_render, avatar, render_id, image_format),
         )
 
     def create_export(self, request: RecordedRequest) -> Reply:
         """POST /api/v1/exports/new. An assumption: a failed export stays failed until the avatar changes."""
         validators.check_query(request, _EXPORT)
         avatar = self._get_ready_avatar(request.query["avatar_id"])
-        export = self.state.exports.get(avatar.id)
+        export = avatar.export
         if export is not None and export.version == avatar.version:
-            return as_json({"status": export.status, "url": self.jobs.export_url(avatar, export)})
-        export = self.state.exports[avatar.id] = FakeExport(version=avatar.version)
-        return as_json({"status": "pending", "url": None}, then=partial(self.jobs.export, avatar, export))
+            return as_json({"status": export.status, "url": self.state.export_url(avatar, export)})
+        export = avatar.export = FakeExport(version=avatar.version)
+        return as_json({"status": "pending", "url": None}, then=partial(self.state.make_export, avatar, export))
+
+    def upload(self, request: RecordedRequest, avatar_id: str) -> Reply:
+        """Answer POST /upload/{avatar_id}. Known of the real response: it is JSON with a ``status``."""
+        avatar = self.state.avatars.get(avatar_id.lower())
+        if avatar is None or avatar.upload_key is None or request.query.get("signature") != avatar.upload_key:
+            raise HTTPError(403, "The upload URL is not valid")
+        if avatar.status != "pending":
+            raise HTTPError(409, "The photos were uploaded before")
+        check_form(request)
+        avatar.status = "processing"
+        return as_json({"status": "processing"}, then=partial(self.state.process_avatar, avatar))
+
+    def download(self, request: RecordedRequest, path: str) -> Reply:
+        """Answer GET and HEAD of a temporary URL: with 403 when it has expired, as object storage does.
+
+        ``If-Range`` must name the version of the file; otherwise the whole file is sent.
+        """
+        file = self.state.files.get(request.query.get("signature", ""))
+        if file is None or file.path != path:
+            raise HTTPError(404, "No such file")
+        if self.state.clock() >= file.expires_at:
+            raise HTTPError(403, "The URL has expired")
+        etag = f'"{hashlib.sha256(file.content).hexdigest()[:32]}"'
+        headers = {"Content-Type": file.content_type, "ETag": etag, "Accept-Ranges": "bytes"}
+        # An assumption: a page of another origin, which embeds a session, can load the avatar.
+        headers["Access-Control-Allow-Origin"] = "*"
+        range_ = _RANGE.fullmatch(request.headers.get("Range", ""))
+        same = request.headers.get("If-Range", etag) == etag
+        if range_ is None or not same or not any(range_.groups()):
+            return Reply(body=file.content, headers=headers)
+        size = len(file.content)
+        first, last = range_.groups()
+        start = int(first) if first else max(size - int(last), 0)
+        end = min(int(last) + 1, size) if first and last else size
+        if start >= end:
+            return Reply(status=416, body=b"", headers={**headers, "Content-Range": f"bytes */{size}"})
+        headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
+        return Reply(status=206, body=file.content[start:end], headers=headers)
 
     def _get_user_id(self, user_id: str) -> str:
         """Return a user id; refuse an unknown one (404 is an assumption)."""
@@ -187,3 +231,20 @@ def check_assets(customization: dict[str, Any]) -> None:
             raise HTTPError(409, {"message": "Asset does not belong to slot", "asset": asset_id, "slot": slot})
     if gone:
         raise HTTPError(410, {"message": "Assets are gone", "assets": gone})
+
+
+def check_form(request: RecordedRequest) -> dict[str, str | FormFile]:
+    """Return the fields of the photo form; refuse an invalid one."""
+    if media_type(request.headers.get("Content-Type", "")) != "multipart/form-data":
+        raise HTTPError(422, [problem(("body",), "Input should be a multipart form", "missing")])
+    form = cast("dict[str, str | FormFile]", request.parsed)
+    needed = (*_PHOTOS, "body-type")
+    problems = [problem(("body", n), "Field required", "missing") for n in needed if n not in form]
+    for name, value in form.items():
+        if name in _PHOTOS and not (isinstance(value, FormFile) and value.content):
+            problems.append(problem(("body", name), "Value should be a file", "value_error"))
+        if name in _CHOICES and value not in _CHOICES[name]:
+            problems.append(problem(("body", name), f"Input should be one of {_CHOICES[name]}", "enum"))
+    if problems:
+        raise HTTPError(422, problems)
+    return form

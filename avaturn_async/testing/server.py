@@ -16,9 +16,7 @@ from avaturn_async._validation import format_id, get_kind, validate_type
 from avaturn_async.testing.api import Api, check_customization
 from avaturn_async.testing.background import Background
 from avaturn_async.testing.faults import Fault, PlannedFault, WebhookFault
-from avaturn_async.testing.files import Files
 from avaturn_async.testing.http_server import Answer, FakeServer
-from avaturn_async.testing.jobs import Jobs
 from avaturn_async.testing.messages import HTTPError, RecordedRequest
 from avaturn_async.testing.samples import read_sample_glb
 from avaturn_async.testing.session_page import Page
@@ -103,21 +101,18 @@ class FakeAvaturn:
         )
         # Without a seed, credentials must not be guessable.
         rng = random.SystemRandom() if seed is None else random.Random(seed)  # noqa: S311 - the caller's choice
-        self._state = FakeState(rng=rng, clock=clock, url_ttl=url_ttl)
-        self._jobs = Jobs(
-            state=self._state,
-            webhooks=self._webhooks,
+        self._state = FakeState(
+            rng=rng,
+            clock=clock,
             sleep=sleep,
+            webhooks=self._webhooks,
+            url_ttl=url_ttl,
             delay=processing_delay,
             session_id_everywhere=session_id_in_all_events,
             glb=read_sample_glb() if glb is None else glb,
         )
-        self._page = Page(
-            state=self._state, jobs=self._jobs, export_url_type=export_url_type, face_animations=face_animations
-        )
-        api = Api(state=self._state, jobs=self._jobs)
-        files = Files(state=self._state, jobs=self._jobs)
-        routes = _make_routes(api, files, self._page)
+        self._page = Page(state=self._state, export_url_type=export_url_type, face_animations=face_animations)
+        routes = _make_routes(Api(state=self._state), self._page)
         self._http = FakeServer(routes=routes, token=token, background=self._background, sleep=sleep)
         self.events: list[dict[str, Any]] = self._webhooks.events
         self.deliveries: list[Delivery] = self._webhooks.deliveries
@@ -147,11 +142,11 @@ class FakeAvaturn:
     @property
     def processing_delay(self) -> float:
         """Seconds that an avatar, an export or a render takes."""
-        return self._jobs.delay
+        return self._state.delay
 
     @processing_delay.setter
     def processing_delay(self, seconds: float) -> None:
-        self._jobs.delay = seconds
+        self._state.delay = seconds
 
     @property
     def export_url_type(self) -> Literal["httpURL", "dataURL"]:
@@ -225,7 +220,7 @@ class FakeAvaturn:
         avatar = self._state.enter(session)
         if customization is not None:
             self._state.customize(avatar, customization)
-        task = self._background.spawn(self._jobs.process_avatar(avatar, session.id))
+        task = self._background.spawn(self._state.process_avatar(avatar, session.id))
         if wait:
             await asyncio.shield(task)
         return UUID(avatar.id)
@@ -306,10 +301,10 @@ class FakeAvaturn:
         """
         if kind not in {"avatar", "export", "render"}:
             raise ValueError(f"kind must be avatar, export or render, not {kind!r}")
-        self._jobs.failures[kind] += times
+        self._state.failures[kind] += times
 
 
-def _make_routes(api: Api, files: Files, page: Page) -> dict[tuple[str, str], Answer]:
+def _make_routes(api: Api, page: Page) -> dict[tuple[str, str], Answer]:
     return {
         ("POST", "/api/v1/users/new"): api.create_user,
         ("DELETE", "/api/v1/users/{user_id}"): api.delete_user,
@@ -321,9 +316,9 @@ def _make_routes(api: Api, files: Files, page: Page) -> dict[tuple[str, str], An
         ("PUT", "/api/v1/avatars/{avatar_id}/customization"): api.set_customization,
         ("POST", "/api/v1/renders/new"): api.render_user_avatar,
         ("POST", "/api/v1/exports/new"): api.create_export,
-        ("POST", "/upload/{avatar_id}"): files.upload,
-        ("GET", "/files/{path:.+}"): files.download,
-        ("HEAD", "/files/{path:.+}"): files.download,
+        ("POST", "/upload/{avatar_id}"): api.upload,
+        ("GET", "/files/{path:.+}"): api.download,
+        ("HEAD", "/files/{path:.+}"): api.download,
         ("GET", "/session/{session_id}"): page.show,
         ("GET", "/session/{session_id}/state"): page.describe,
         ("POST", "/session/{session_id}/photos"): page.photos,

@@ -13,10 +13,8 @@ from typing import Any, Literal
 from attrs import asdict, define
 
 from avaturn_async.testing import validators
-from avaturn_async.testing.api import CUSTOMIZATION, check_assets
+from avaturn_async.testing.api import CUSTOMIZATION, check_assets, check_form
 from avaturn_async.testing.catalogue import ASSETS, BODIES, default_customization
-from avaturn_async.testing.files import check_form
-from avaturn_async.testing.jobs import Jobs
 from avaturn_async.testing.messages import HTTPError, RecordedRequest, Reply, as_json
 from avaturn_async.testing.state import FakeAvatar, FakeSession, FakeState
 
@@ -31,7 +29,6 @@ class Page:
     """Answers a session URL and the requests of its page."""
 
     state: FakeState
-    jobs: Jobs
     export_url_type: Literal["httpURL", "dataURL"]
     """Whether the exported ``url`` is a temporary URL, or holds the GLB itself."""
     face_animations: bool
@@ -99,9 +96,9 @@ class Page:
         self.state.attach(avatar, session)
         body_id = customization.get("body", BODIES[0].id)
         if self.export_url_type == "dataURL":
-            url = "data:model/gltf-binary;base64," + b64encode(self.jobs.glb).decode()
+            url = "data:model/gltf-binary;base64," + b64encode(self.state.glb).decode()
         else:
-            url = self.state.publish(avatar, "avatar.glb", self.jobs.glb, "model/gltf-binary")
+            url = self.state.publish(avatar, "avatar.glb", self.state.glb, "model/gltf-binary")
         result = {
             "url": url,
             "urlType": self.export_url_type,
@@ -111,13 +108,13 @@ class Page:
             "gender": next((b.gender for b in BODIES if b.id == body_id), BODIES[0].gender),
             "avatarSupportsFaceAnimations": self.face_animations,
         }
-        return as_json(result, then=partial(self.jobs.announce, avatar, session.id))
+        return as_json(result, then=partial(self.state.announce, avatar, session.id))
 
     async def _make(self, avatar: FakeAvatar, session: FakeSession) -> None:
         """Make an avatar of photos. A ready one is announced by Next, a failed one at once."""
-        await self.jobs.make_avatar(avatar)
+        await self.state.make_avatar(avatar)
         if avatar.status == "failed":
-            await self.jobs.announce(avatar, session.id)
+            await self.state.announce(avatar, session.id)
 
     def _get_session(self, request: RecordedRequest, session_id: str) -> FakeSession:
         session = self.state.sessions.get(session_id.lower())

@@ -1,11 +1,12 @@
-"""The state of FakeAvaturn: users, sessions, avatars, exports and temporary files."""
+"""The state of FakeAvaturn, and the long work after its responses: avatars, exports and renders."""
 
 from __future__ import annotations
 
 import asyncio
 import random
 from base64 import b32encode
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import quote
 from uuid import UUID
@@ -13,6 +14,16 @@ from uuid import UUID
 from attrs import define, field
 
 from avaturn_async.testing.catalogue import default_customization
+from avaturn_async.testing.samples import CONTENT_TYPES, read_sample_image
+from avaturn_async.testing.webhooks import Webhooks
+
+
+@define(kw_only=True)
+class FakeExport:
+    """An export of one version of an avatar."""
+
+    version: int
+    status: str = "pending"
 
 
 @define(kw_only=True)
@@ -27,6 +38,8 @@ class FakeAvatar:
     """None until it is opened in a session or customized; most calls refuse such an avatar."""
     version: int = 0
     """Increases with every change; an export belongs to one version."""
+    export: FakeExport | None = None
+    """The newest export."""
     session_id: str | None = None
     """The last session that created or edited it."""
     upload_key: str | None = field(default=None, repr=False)
@@ -50,14 +63,6 @@ class FakeSession:
 
 
 @define(kw_only=True)
-class FakeExport:
-    """An export of one version of an avatar."""
-
-    version: int
-    status: str = "pending"
-
-
-@define(kw_only=True)
 class TemporaryFile:
     """A file behind a temporary URL."""
 
@@ -72,16 +77,29 @@ class TemporaryFile:
 
 @define(kw_only=True)
 class FakeState:
-    """The state of one FakeAvaturn. Ids are the canonical text of UUIDs in lower case."""
+    """Users, sessions, avatars and files. Ids are the canonical text of UUIDs in lower case.
+
+    The methods for long work are coroutines. Each ends with a webhook, but a result for a deleted avatar is dropped
+    without one.
+    """
 
     rng: random.Random
     clock: Callable[[], float]
+    sleep: Callable[[float], Awaitable[object]]
+    webhooks: Webhooks
     url_ttl: float
+    delay: float
+    """Seconds that each avatar, export or render takes."""
+    session_id_everywhere: bool
+    """Whether export.ready and render.ready have a session_id too; the published examples do not."""
+    glb: bytes = field(repr=False)
+    """The content of exports."""
+    failures: Counter[str] = field(factory=Counter[str])
+    """How many of the next avatars, exports and renders end as failed."""
     url: str = ""
     users: set[str] = field(factory=set[str])
     sessions: dict[str, FakeSession] = field(factory=dict[str, FakeSession])
     avatars: dict[str, FakeAvatar] = field(factory=dict[str, FakeAvatar])
-    exports: dict[str, FakeExport] = field(factory=dict[str, FakeExport])
     files: dict[str, TemporaryFile] = field(factory=dict[str, TemporaryFile])
 
     def new_id(self) -> str:
@@ -122,9 +140,8 @@ class FakeState:
         return [a for a in self.avatars.values() if a.user_id == user_id]
 
     def delete_avatar(self, avatar: FakeAvatar) -> None:
-        """Delete an avatar with its export and temporary files."""
+        """Delete an avatar with its temporary files."""
         del self.avatars[avatar.id]
-        self.exports.pop(avatar.id, None)
         self.files = {key: f for key, f in self.files.items() if f.avatar_id != avatar.id}
 
     def customize(self, avatar: FakeAvatar, customization: dict[str, Any]) -> None:
@@ -168,3 +185,71 @@ class FakeState:
             avatar_id=avatar.id,
         )
         return f"{self.url}/files/{quote(path)}?signature={key}"
+
+    async def process_avatar(self, avatar: FakeAvatar, session_id: str | None = None) -> None:
+        """Make an avatar unless it is ready, and send avatar.ready."""
+        if avatar.status != "ready":
+            await self.make_avatar(avatar)
+        await self.announce(avatar, session_id)
+
+    async def make_avatar(self, avatar: FakeAvatar) -> None:
+        """Make an avatar; if another job is making it, wait for that job."""
+        if avatar.processed is not None:
+            await avatar.processed.wait()
+            return
+        avatar.processed = asyncio.Event()
+        avatar.status = "processing"
+        try:
+            ready = await self._work("avatar")
+            avatar.status = "ready" if ready else "failed"
+        finally:
+            avatar.processed.set()
+            avatar.processed = None
+
+    async def announce(self, avatar: FakeAvatar, session_id: str | None) -> None:
+        """Send avatar.ready with the status of the avatar, ready or failed."""
+        if self.avatars.get(avatar.id) is avatar:
+            await self._send("avatar.ready", avatar, session_id, status=avatar.status)
+
+    async def make_export(self, avatar: FakeAvatar, export: FakeExport) -> None:
+        """Make the GLB of an avatar and send export.ready, once for each export."""
+        ready = await self._work("export")
+        if self.avatars.get(avatar.id) is not avatar or avatar.export is not export:
+            return
+        export.status = "ready" if ready else "failed"
+        url = self.export_url(avatar, export)
+        session_id = avatar.session_id if self.session_id_everywhere else None
+        await self._send("export.ready", avatar, session_id, status=export.status, export_url=url)
+
+    def export_url(self, avatar: FakeAvatar, export: FakeExport) -> str | None:
+        """Return a new temporary URL of an export; None if it is not ready."""
+        if export.status != "ready":
+            return None
+        return self.publish(avatar, "avatar.glb", self.glb, "model/gltf-binary")
+
+    async def make_render(self, avatar: FakeAvatar, render_id: str, image_format: str) -> None:
+        """Make an image of an avatar and send render.ready."""
+        ready = await self._work("render")
+        if self.avatars.get(avatar.id) is not avatar:
+            return
+        url = None
+        if ready:
+            image = read_sample_image(image_format)
+            url = self.publish(avatar, f"{render_id}.{image_format}", image, CONTENT_TYPES[image_format])
+        fields = {"id": render_id, "status": "ready" if ready else "failed", "render_url": url}
+        session_id = avatar.session_id if self.session_id_everywhere else None
+        await self._send("render.ready", avatar, session_id, **fields)
+
+    async def _work(self, kind: str) -> bool:
+        """Wait for the delay; return whether the job succeeds."""
+        await self.sleep(self.delay)
+        if self.failures[kind] <= 0:
+            return True
+        self.failures[kind] -= 1
+        return False
+
+    async def _send(self, name: str, avatar: FakeAvatar, session_id: str | None, **fields: str | None) -> None:
+        event: dict[str, Any] = {"event": name, "avatar_id": avatar.id, "user_id": avatar.user_id}
+        if session_id is not None:
+            event["session_id"] = session_id
+        await self.webhooks.send(event | fields, id=f"msg_{self.new_id().replace('-', '')}")
