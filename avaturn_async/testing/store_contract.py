@@ -127,11 +127,15 @@ class EventStoreContract(ABC):
         return None
 
     @asynccontextmanager
-    async def opened(self, *, max_events: int = 10_000, max_bytes: int = 10_000_000) -> AsyncGenerator[EventStore]:
-        """Start a store, and close it at the end."""
+    async def opened(
+        self, *, max_events: int = 10_000, max_bytes: int = 10_000_000, group: str | None = None
+    ) -> AsyncGenerator[EventStore]:
+        """Start a store, perhaps with a consumer group, and close it at the end."""
         store = await self.make_store(max_events=max_events, max_bytes=max_bytes)
         await store.start()
         try:
+            if group is not None:
+                await store.create_group(group)
             yield store
         finally:
             await store.close()
@@ -371,8 +375,7 @@ class EventStoreContract(ABC):
             assert bodies(await other.read({"a": 0})) == ["1"]
 
     async def test_listener_is_called_when_a_group_can_claim_again(self) -> None:
-        async with self.opened() as store:
-            await store.create_group("g")
+        async with self.opened(group="g") as store:
             position = await append(store, "1", "a")
             await store.claim("g", limit=1)
             notifications = Notifications(store)
@@ -409,8 +412,7 @@ class EventStoreContract(ABC):
             assert attempts(await store.claim("g", limit=5)) == []
 
     async def test_groups_are_independent(self) -> None:
-        async with self.opened() as store:
-            await store.create_group("g")
+        async with self.opened(group="g") as store:
             position = await append(store, "1")
             await store.claim("g", limit=5)
             await store.ack("g", [position])
@@ -460,8 +462,7 @@ class EventStoreContract(ABC):
             assert [(failed.entry.position, failed.attempts) for failed in await store.failed("g")] == [(position, 1)]
 
     async def test_acknowledged_entry_is_not_claimed_again(self) -> None:
-        async with self.opened() as store:
-            await store.create_group("g")
+        async with self.opened(group="g") as store:
             positions = [await append(store, str(n)) for n in range(3)]
             await store.ack("g", [positions[1]])
             await store.claim("g", limit=1)
@@ -470,8 +471,7 @@ class EventStoreContract(ABC):
             assert attempts(await store.claim("g", limit=5)) == [("2", 1)]
 
     async def test_lease_ends_and_the_attempt_is_counted(self) -> None:
-        async with self.opened() as store:
-            await store.create_group("g")
+        async with self.opened(group="g") as store:
             await append(store, "1")
             await append(store, "2")
             assert attempts(await store.claim("g", limit=1)) == [("1", 1)]
@@ -479,8 +479,7 @@ class EventStoreContract(ABC):
             assert attempts(await store.claim("g", limit=5)) == [("1", 2), ("2", 1)]
 
     async def test_renewed_lease_does_not_end(self) -> None:
-        async with self.opened() as store:
-            await store.create_group("g")
+        async with self.opened(group="g") as store:
             position = await append(store, "1")
             await store.claim("g", limit=1)
             for _ in range(3):
@@ -491,8 +490,7 @@ class EventStoreContract(ABC):
             assert attempts(await store.claim("g", limit=1)) == [("1", 2)]
 
     async def test_renewed_lease_does_not_hide_an_ended_one(self) -> None:
-        async with self.opened() as store:
-            await store.create_group("g")
+        async with self.opened(group="g") as store:
             first = await append(store, "1")
             await append(store, "2")
             await store.claim("g", limit=2)
@@ -502,8 +500,7 @@ class EventStoreContract(ABC):
             assert attempts(await store.claim("g", limit=5)) == [("2", 2)]
 
     async def test_counted_renewal_is_an_attempt(self) -> None:
-        async with self.opened() as store:
-            await store.create_group("g")
+        async with self.opened(group="g") as store:
             position = await append(store, "1")
             await store.claim("g", limit=1)
             await store.renew("g", [position], count=True)
@@ -511,8 +508,7 @@ class EventStoreContract(ABC):
             assert attempts(await store.claim("g", limit=1)) == [("1", 3)]
 
     async def test_returned_entry_can_be_claimed_at_once(self) -> None:
-        async with self.opened() as store:
-            await store.create_group("g")
+        async with self.opened(group="g") as store:
             positions = [await append(store, str(n)) for n in range(2)]
             await store.claim("g", limit=5)
             await store.nack("g", [*positions, 10**15])
@@ -520,8 +516,7 @@ class EventStoreContract(ABC):
             assert attempts(await store.claim("g", limit=5)) == [("0", 2), ("1", 2)]
 
     async def test_expired_entry_is_not_claimed(self) -> None:
-        async with self.opened() as store:
-            await store.create_group("g")
+        async with self.opened(group="g") as store:
             position = await append(store, "1", ttl=0.3 * self.ttl)
             await append(store, "2")
             await store.claim("g", limit=1)
@@ -551,8 +546,7 @@ class EventStoreContract(ABC):
             assert attempts(await other.claim("g", limit=1)) == []
 
     async def test_failed_entry_is_listed_and_can_be_retried(self) -> None:
-        async with self.opened() as store:
-            await store.create_group("g")
+        async with self.opened(group="g") as store:
             positions = [await append(store, str(n)) for n in range(3)]
             await store.claim("g", limit=5)
             await store.renew("g", [positions[0]], count=True)
@@ -572,8 +566,7 @@ class EventStoreContract(ABC):
             assert attempts(await store.claim("g", limit=5)) == [("0", 1)]
 
     async def test_entry_that_failed_without_a_lease_is_claimed_once_after_retry(self) -> None:
-        async with self.opened() as store:
-            await store.create_group("g")
+        async with self.opened(group="g") as store:
             position = await append(store, "1")
             await store.fail("g", position, "reason")
             assert attempts(await store.claim("g", limit=5)) == []
@@ -584,8 +577,7 @@ class EventStoreContract(ABC):
             assert attempts(await store.claim("g", limit=5)) == []
 
     async def test_cancelled_claim_leaves_no_lease(self) -> None:
-        async with self.opened() as store:
-            await store.create_group("g")
+        async with self.opened(group="g") as store:
             await append(store, "1")
             for steps in range(12):
                 task = asyncio.create_task(store.claim("g", limit=1))
