@@ -6,22 +6,31 @@ import asyncio
 import json
 import math
 import random
+import socket
+import struct
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from functools import partial
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 from uuid import UUID
+
+from aiohttp import web
+from yarl import URL
 
 from avaturn_async._validation import format_id, get_kind, validate_type
 from avaturn_async.testing.api import Api, check_customization
 from avaturn_async.testing.background import Background
 from avaturn_async.testing.faults import Fault, PlannedFault, WebhookFault
-from avaturn_async.testing.http_server import Answer, FakeServer
-from avaturn_async.testing.messages import HTTPError, RecordedRequest
+from avaturn_async.testing.messages import HTTPError, Job, RecordedRequest, Reply, as_json, parse_body
 from avaturn_async.testing.samples import read_sample_glb
 from avaturn_async.testing.session_page import Page
 from avaturn_async.testing.state import FakeState
 from avaturn_async.testing.webhooks import NO_RETRIES, Delivery, Signer, Webhooks
+
+_Answers = Mapping[str, Callable[..., Reply]]
+"""Functions by HTTP method; each takes a RecordedRequest and, as keywords, the parameters of the path."""
 
 
 class FakeAvaturn:
@@ -90,7 +99,13 @@ class FakeAvaturn:
         if sign is not None and (isinstance(sign, type) or not hasattr(sign, "sign")):
             raise TypeError(f"sign must be a verifier such as BasicAuth(user, password), not {get_kind(sign)}")
         self._address = (host, port)
+        self._token = token
+        self._sleep = sleep
         self._background = Background()
+        self._faults: list[PlannedFault] = []
+        # Is set, and replaced by a new one, when stalled responses go on.
+        self._released = asyncio.Event()
+        self._runner: web.AppRunner | None = None
         self._webhooks = Webhooks(
             url=webhook_url,
             signer=sign,
@@ -112,12 +127,10 @@ class FakeAvaturn:
             glb=read_sample_glb() if glb is None else glb,
         )
         self._page = Page(state=self._state, export_url_type=export_url_type, face_animations=face_animations)
-        routes = _make_routes(Api(state=self._state), self._page)
-        self._http = FakeServer(routes=routes, token=token, background=self._background, sleep=sleep)
         self.events: list[dict[str, Any]] = self._webhooks.events
         self.deliveries: list[Delivery] = self._webhooks.deliveries
-        self.requests: list[RecordedRequest] = self._http.requests
-        self.violations: list[str] = self._http.violations
+        self.requests: list[RecordedRequest] = []
+        self.violations: list[str] = []
 
     @property
     def url(self) -> str:
@@ -167,7 +180,35 @@ class FakeAvaturn:
         self._page.face_animations = supported
 
     async def __aenter__(self) -> Self:
-        self._state.url = await self._http.start(*self._address)
+        api, page = Api(state=self._state), self._page
+        answers: dict[str, _Answers] = {
+            "/api/v1/users/new": {"POST": api.create_user},
+            "/api/v1/users/{user_id}": {"DELETE": api.delete_user},
+            "/api/v1/users/{user_id}/avatars": {"GET": api.list_user_avatars},
+            "/api/v1/users/{user_id}/avatars/{avatar_id}": {"DELETE": api.delete_user_avatar},
+            "/api/v1/sessions/new": {"POST": api.new_session},
+            "/api/v1/avatars/new": {"POST": api.new_avatar},
+            "/api/v1/avatars/{avatar_id}/customization": {"GET": api.get_customization, "PUT": api.set_customization},
+            "/api/v1/renders/new": {"POST": api.render_user_avatar},
+            "/api/v1/exports/new": {"POST": api.create_export},
+            "/upload/{avatar_id}": {"POST": api.upload},
+            "/files/{path:.+}": {"GET": api.download, "HEAD": api.download},
+            "/session/{session_id}": {"GET": page.show},
+            "/session/{session_id}/state": {"GET": page.describe},
+            "/session/{session_id}/photos": {"POST": page.photos},
+            "/session/{session_id}/edit": {"POST": page.edit},
+            "/session/{session_id}/finish": {"POST": page.finish},
+            "/page/{name}": {"GET": page.part},
+            "/{path:.*}": {},
+        }
+        app = web.Application()
+        for path, by_method in answers.items():
+            app.router.add_route("*", path, partial(self._handle, by_method))
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+        await self._runner.setup()
+        host, port = self._address
+        await web.TCPSite(self._runner, host, port).start()
+        self._state.url = str(URL.build(scheme="http", host=host, port=self._runner.addresses[0][1]))
         return self
 
     async def __aexit__(
@@ -177,7 +218,10 @@ class FakeAvaturn:
 
     async def close(self) -> None:
         """Stop the server, cancel background tasks and release stalled responses. Calling it again does nothing."""
-        await self._http.close()
+        runner, self._runner = self._runner, None
+        if runner is not None:
+            self.release()
+            await runner.cleanup()
         await self._background.close()
         await self._webhooks.close()
 
@@ -250,7 +294,7 @@ class FakeAvaturn:
         method = method.upper() if method else None
         left = math.inf if times is None else times
         planned = PlannedFault(fault=fault, method=method, path=path, left=left, clock=self._state.clock)
-        self._http.faults.append(planned)
+        self._faults.append(planned)
         return planned
 
     def rate_limit(self, calls: int, per: float, *, retry_after: bool = True, path: str = "/api/*") -> PlannedFault:
@@ -266,7 +310,8 @@ class FakeAvaturn:
 
     def release(self) -> None:
         """Continue all stalled responses."""
-        self._http.release()
+        self._released.set()
+        self._released = asyncio.Event()
 
     def fail_webhooks(self, fault: WebhookFault, *, event: str | None = None, times: int = 1) -> None:
         """Apply a fault to the next webhooks.
@@ -303,26 +348,101 @@ class FakeAvaturn:
             raise ValueError(f"kind must be avatar, export or render, not {kind!r}")
         self._state.failures[kind] += times
 
+    async def _handle(self, answers: _Answers, request: web.Request) -> web.StreamResponse:
+        """Record a request, and answer it as its path and a planned fault say."""
+        fault = self._take_fault(request)
+        limit = math.inf if fault.reset_at is None else fault.reset_at
+        body = bytearray()
+        try:
+            while len(body) < limit and (chunk := await request.content.readany()):
+                body += chunk
+        except (web.RequestPayloadError, ConnectionError):
+            return web.Response(status=400)
+        recorded = RecordedRequest(
+            method=request.method,
+            path=request.path,
+            raw_path=request.raw_path,
+            query=request.query,
+            headers=request.headers,
+            body=bytes(body),
+            parsed=parse_body(request.headers.get("Content-Type", ""), bytes(body)),
+        )
+        self.requests.append(recorded)
+        reply = self._answer(answers, request, recorded) if fault.execute else Reply()
+        sent = asyncio.Event()
+        if reply.then is not None:
+            self._background.spawn(_start_after(sent, reply.then))
+        if fault.stall_at is not None:
+            # A stalled response does not delay the job.
+            sent.set()
+        try:
+            return await self._send(request, fault.response or reply, fault)
+        except ConnectionError:
+            # The client did not wait for the end of a stall.
+            return web.Response()
+        finally:
+            sent.set()
 
-def _make_routes(api: Api, page: Page) -> dict[tuple[str, str], Answer]:
-    return {
-        ("POST", "/api/v1/users/new"): api.create_user,
-        ("DELETE", "/api/v1/users/{user_id}"): api.delete_user,
-        ("GET", "/api/v1/users/{user_id}/avatars"): api.list_user_avatars,
-        ("DELETE", "/api/v1/users/{user_id}/avatars/{avatar_id}"): api.delete_user_avatar,
-        ("POST", "/api/v1/sessions/new"): api.new_session,
-        ("POST", "/api/v1/avatars/new"): api.new_avatar,
-        ("GET", "/api/v1/avatars/{avatar_id}/customization"): api.get_customization,
-        ("PUT", "/api/v1/avatars/{avatar_id}/customization"): api.set_customization,
-        ("POST", "/api/v1/renders/new"): api.render_user_avatar,
-        ("POST", "/api/v1/exports/new"): api.create_export,
-        ("POST", "/upload/{avatar_id}"): api.upload,
-        ("GET", "/files/{path:.+}"): api.download,
-        ("HEAD", "/files/{path:.+}"): api.download,
-        ("GET", "/session/{session_id}"): page.show,
-        ("GET", "/session/{session_id}/state"): page.describe,
-        ("POST", "/session/{session_id}/photos"): page.photos,
-        ("POST", "/session/{session_id}/edit"): page.edit,
-        ("POST", "/session/{session_id}/finish"): page.finish,
-        ("GET", "/page/{name}"): page.part,
-    }
+    def _take_fault(self, request: web.Request) -> Fault:
+        """Return the first planned fault that applies to a request; an empty one if none does."""
+        for planned in self._faults:
+            matches = planned.method in {None, request.method} and fnmatchcase(request.path, planned.path)
+            if matches and planned.left > 0 and (fault := planned.apply()) is not None:
+                return fault
+        return Fault()
+
+    def _answer(self, answers: _Answers, request: web.Request, recorded: RecordedRequest) -> Reply:
+        """Return the answer to a request; refuse an unknown path or method as FastAPI does."""
+        if request.method not in answers:
+            status, detail = (405, "Method Not Allowed") if answers else (404, "Not Found")
+            return as_json({"detail": detail}, status=status)
+        try:
+            self._check_token(request)
+            return answers[request.method](recorded, **request.match_info)
+        except HTTPError as refused:
+            return refused.reply
+
+    def _check_token(self, request: web.Request) -> None:
+        """Refuse a request to the API without the token (the body of the 401 is an assumption)."""
+        header = request.headers.get("Authorization", "")
+        scheme, _, token = header.partition(" ")
+        if not request.path.startswith("/api/"):
+            if header:
+                self.violations.append(f"{request.method} {request.path}: an Authorization header where none belongs")
+        elif scheme.lower() != "bearer" or not token or self._token not in {None, token}:
+            raise HTTPError(401, "Not authenticated")
+
+    async def _send(self, request: web.Request, reply: Reply, fault: Fault) -> web.StreamResponse:
+        transport = cast("asyncio.Transport", request.transport)
+        if fault.reset_at is not None:
+            # RST in place of FIN, as a crashed process with unread data sends it.
+            connection: socket.socket = transport.get_extra_info("socket")
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            transport.abort()
+            return web.Response()
+        if fault.delay:
+            await self._sleep(fault.delay)
+        if fault.stall_at == -1:
+            await self._released.wait()
+        stops = fault.cut_at if fault.cut_at is not None else fault.stall_at
+        if stops is None or stops < 0:
+            whole = web.Response(status=reply.status, body=reply.body, headers=reply.headers)
+            await whole.prepare(request)
+            await whole.write_eof()
+            return whole
+        response = web.StreamResponse(status=reply.status, headers=reply.headers)
+        response.content_length = len(reply.body)
+        await response.prepare(request)
+        await response.write(reply.body[:stops])
+        if fault.cut_at is not None:
+            transport.close()
+        else:
+            await self._released.wait()
+            await response.write(reply.body[stops:])
+        return response
+
+
+async def _start_after(sent: asyncio.Event, job: Job) -> None:
+    """Start a job after the response."""
+    await sent.wait()
+    await job()
