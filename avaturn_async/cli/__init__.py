@@ -43,21 +43,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     # The receiver logs why it refuses a webhook.
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     try:
-        return _run(make_parser().parse_args(argv))
+        options = make_parser().parse_args(argv)
+        run: Callable[[argparse.Namespace], Coroutine[Any, Any, int | None]] = options.run
+        parser: argparse.ArgumentParser = options.parser
+        try:
+            return asyncio.run(run(options)) or 0
+        except UsageError as error:
+            parser.error(str(error))
+        except CommandError as error:
+            print(f"error: {error}", file=sys.stderr)  # noqa: T201 - a command
+            return 1
     except KeyboardInterrupt:
         return _INTERRUPTED
-
-
-def _run(options: argparse.Namespace) -> int:
-    run: Callable[[argparse.Namespace], Coroutine[Any, Any, int | None]] = options.run
-    try:
-        return asyncio.run(run(options)) or 0
-    except UsageError as error:
-        parser: argparse.ArgumentParser = options.parser
-        parser.error(str(error))
-    except CommandError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201 - a command
-        return 1
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -71,12 +68,7 @@ def make_parser() -> argparse.ArgumentParser:
         ("replay", replay, add_replay_options, "post recorded deliveries again, byte for byte"),
         ("send", send, add_send_options, "make up an event, sign it and post it"),
         ("failed", list_failed, add_failed_options, "list the events that the handlers of an app gave up"),
-        (
-            "retry",
-            retry,
-            add_retry_options,
-            "return failed events to their handlers, now or at the next start",
-        ),
+        ("retry", retry, add_retry_options, "return failed events to their handlers, now or at the next start"),
         ("fake", fake, add_fake_options, "run a server that stands in for Avaturn"),
     ):
         command = commands.add_parser(name, help=summary, description=summary, epilog=_EXIT_CODES, allow_abbrev=False)

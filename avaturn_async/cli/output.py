@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 
 _MAX_TEXT = 120
 
@@ -33,21 +34,17 @@ def say(text: str, style: str = "") -> None:
     encoding = sys.stdout.encoding or "utf-8"
     text = text.encode(encoding, "backslashreplace").decode(encoding)
     try:
-        if not (sys.stdout.isatty() and _print_with_rich(text, style)):
-            print(text, flush=True)  # noqa: T201 - a command
+        if sys.stdout.isatty():
+            # An extra, slow to import; without it the line is printed below.
+            with suppress(ImportError):
+                from rich.console import Console  # noqa: PLC0415
+
+                Console(highlight=False).print(text, style=style, markup=False, emoji=False, soft_wrap=True)
+                return
+        print(text, flush=True)  # noqa: T201 - a command
     except BrokenPipeError:
         # The reader of the pipe has ended (``| head``). Without this, the interpreter fails to flush stdout at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _print_with_rich(text: str, style: str) -> bool:
-    """Print a line in a style; return False if rich is not installed."""
-    try:
-        from rich.console import Console  # noqa: PLC0415 - an extra, slow to import
-    except ImportError:
-        return False
-    Console(highlight=False).print(text, style=style, markup=False, emoji=False, soft_wrap=True)
-    return True
 
 
 def say_status(what: str, status: int) -> bool:
