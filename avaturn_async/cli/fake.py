@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+from collections.abc import Callable
 
-from avaturn_async.cli.options import add_address_options, integer, seconds, web_url
+from avaturn_async.cli.options import add_address_options, address_errors, integer, seconds, web_url
 from avaturn_async.cli.output import UsageError, say
 from avaturn_async.cli.schemes import add_query_secret, add_scheme_options, get_secrets, make_signer
-from avaturn_async.cli.server import address_errors
 from avaturn_async.testing import FakeAvaturn, Fault, WebhookFault
 
 _USAGE = """\
@@ -21,7 +21,32 @@ requests, where WHERE is a path such as /upload/*: answer=STATUS, bad_gateway, r
 rate_limit=CALLS/SECONDS, reset[=BYTES], cut=BYTES, stall[=BYTES], slow=SECONDS. KINDs for webhooks, where WHERE is an
 event such as export.ready: drop, duplicate[=COPIES], reorder, late=SECONDS. KINDs for results: failed_avatar,
 failed_export, failed_render. Examples: bad_gateway:2, slow=3:all:/files/*, drop:1:export.ready."""
+
+
+def _reset(at: int | None = None) -> Fault:
+    return Fault.reset(at=at)
+
+
 _number = integer(0, 2**31 - 1)
+_KINDS: dict[str, tuple[Callable[..., Fault | WebhookFault | str], list[Callable[[str], float]]]] = {
+    "answer": (Fault.answer, [integer(200, 599)]),
+    "bad_gateway": (Fault.bad_gateway, []),
+    "rate_limited": (Fault.rate_limited, [_number]),
+    "rate_limit": (Fault.rate_limit, [_number, seconds]),
+    "reset": (_reset, [_number]),
+    "cut": (Fault.cut, [_number]),
+    "stall": (Fault.stall, [_number]),
+    "slow": (Fault.slow, [seconds]),
+    "drop": (WebhookFault.drop, []),
+    "duplicate": (WebhookFault.duplicate, [_number]),
+    "reorder": (WebhookFault.reorder, []),
+    "late": (WebhookFault.late, [seconds]),
+    "failed_avatar": (lambda: "avatar", []),
+    "failed_export": (lambda: "export", []),
+    "failed_render": (lambda: "render", []),
+}
+"""Each KIND with what makes it, a fault or the kind of task that fails, and the types of its values."""
+_KINDS_WITH_DEFAULT = {"rate_limited", "reset", "stall", "duplicate"}
 
 
 def add_fake_options(parser: argparse.ArgumentParser) -> None:
@@ -82,56 +107,19 @@ def _parse_fault(text: str) -> tuple[Fault | WebhookFault | str, int | None, str
     """Return a fault, how often it happens (None: always), and the path or event that it applies to."""
     spec, _, rest = text.partition(":")
     times, _, where = rest.partition(":")
+    kind, _, value = spec.partition("=")
+    values = value.split("/") if value else []
+    if kind not in _KINDS or (len(values) != len(_KINDS[kind][1]) and (values or kind not in _KINDS_WITH_DEFAULT)):
+        raise argparse.ArgumentTypeError(f"not a fault: {spec}")
+    make, types = _KINDS[kind]
     try:
-        fault = _make_fault(spec)
+        fault = make(*(parse(value) for parse, value in zip(types, values, strict=False)))
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     if not times:
-        times = "all" if spec.startswith("rate_limit=") else "1"
+        times = "all" if kind == "rate_limit" else "1"
     if times == "all" and not isinstance(fault, Fault):
         raise argparse.ArgumentTypeError(f"{spec} needs a number of times")
     if where and isinstance(fault, str):
         raise argparse.ArgumentTypeError(f"{spec} has no path or event")
     return fault, None if times == "all" else _number(times), where or None
-
-
-def _make_fault(spec: str) -> Fault | WebhookFault | str:
-    """Return a fault of a response or a webhook, or the kind of task that fails."""
-    kind, _, value = spec.partition("=")
-    match kind, value.split("/") if value else []:
-        case "answer", [status]:
-            return Fault.answer(integer(200, 599)(status))
-        case "bad_gateway", []:
-            return Fault.bad_gateway()
-        case "rate_limited", []:
-            return Fault.rate_limited()
-        case "rate_limited", [retry_after]:
-            return Fault.rate_limited(_number(retry_after))
-        case "rate_limit", [calls, per]:
-            return Fault.rate_limit(_number(calls), seconds(per))
-        case "reset", []:
-            return Fault.reset()
-        case "reset", [at]:
-            return Fault.reset(at=_number(at))
-        case "cut", [at]:
-            return Fault.cut(_number(at))
-        case "stall", []:
-            return Fault.stall()
-        case "stall", [at]:
-            return Fault.stall(_number(at))
-        case "slow", [delay]:
-            return Fault.slow(seconds(delay))
-        case "drop", []:
-            return WebhookFault.drop()
-        case "duplicate", []:
-            return WebhookFault.duplicate()
-        case "duplicate", [copies]:
-            return WebhookFault.duplicate(_number(copies))
-        case "reorder", []:
-            return WebhookFault.reorder()
-        case "late", [delay]:
-            return WebhookFault.late(seconds(delay))
-        case "failed_avatar" | "failed_export" | "failed_render", []:
-            return kind.removeprefix("failed_")
-        case _:
-            raise argparse.ArgumentTypeError(f"not a fault: {spec}")

@@ -10,11 +10,10 @@ import attrs
 from aiohttp import web
 from yarl import URL
 
-from avaturn_async.cli.options import add_address_options, add_timeout_option, web_url
+from avaturn_async.cli.options import add_address_options, add_timeout_option, serving, web_url
 from avaturn_async.cli.output import CommandError, printable, say
 from avaturn_async.cli.raw_http import send_request
 from avaturn_async.cli.schemes import DEFAULT_PARAMETER, add_scheme_options, make_verifier
-from avaturn_async.cli.server import serving
 from avaturn_async.webhooks import (
     Event,
     SessionRouter,

@@ -22,10 +22,9 @@ from typing import Any
 from aiohttp import web
 from attrs import frozen
 
-from avaturn_async.cli.options import add_address_options, add_timeout_option, integer, web_url
+from avaturn_async.cli.options import add_address_options, add_timeout_option, integer, serving, web_url
 from avaturn_async.cli.output import CommandError, get_reason, printable, say, say_status
 from avaturn_async.cli.raw_http import send_request
-from avaturn_async.cli.server import serving
 
 _BYTES = "latin-1"
 _MAX_BODY = 1_048_576
