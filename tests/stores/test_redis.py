@@ -15,7 +15,7 @@ import pytest
 import redis as sync_redis
 from redis.asyncio import Redis
 from redis.asyncio.cluster import RedisCluster
-from support.redis_server import RedisServer, needs_redis, running_redis
+from support.redis_server import RedisServer, needs_redis
 from support.store_machine import check_store
 
 from avaturn_async.testing.stores import EventStoreContract
@@ -23,20 +23,6 @@ from avaturn_async.webhooks.stores.base import EventStore, NewEntry
 from avaturn_async.webhooks.stores.redis import RedisStore
 
 pytestmark = needs_redis
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    with running_redis(tmp_path_factory.mktemp("redis")) as running:
-        yield running
-
-
-@pytest.fixture
-async def redis(server: RedisServer) -> AsyncIterator[Any]:
-    client: Any = Redis.from_url(server.url)
-    await client.flushall()
-    yield client
-    await client.aclose()
 
 
 @pytest.fixture
@@ -62,9 +48,9 @@ class TestRedisStore(EventStoreContract):
     has_bounds = False
 
     @pytest.fixture(autouse=True)
-    def use_server(self, server: RedisServer) -> Iterator[None]:
-        self.url = server.url
-        self.admin: Any = sync_redis.Redis.from_url(server.url)
+    def use_server(self, redis_server: RedisServer) -> Iterator[None]:
+        self.url = redis_server.url
+        self.admin: Any = sync_redis.Redis.from_url(redis_server.url)
         self.admin.flushall()
         yield
         self.admin.close()
@@ -99,13 +85,13 @@ class TestRedisStore(EventStoreContract):
         gc.collect()
 
 
-def test_store_behaves_as_the_model(server: RedisServer) -> None:
-    with sync_redis.Redis.from_url(server.url) as admin:
+def test_store_behaves_as_the_model(redis_server: RedisServer) -> None:
+    with sync_redis.Redis.from_url(redis_server.url) as admin:
 
         def make_contract() -> TestRedisStore:
             admin.flushall()
             contract = TestRedisStore()
-            contract.url, contract.admin = server.url, admin
+            contract.url, contract.admin = redis_server.url, admin
             return contract
 
         check_store(make_contract, examples=25)
@@ -245,9 +231,9 @@ async def test_cancelled_claim_leaves_no_lease(store: RedisStore) -> None:
 
 
 async def test_listener_in_another_store_receives_topics_after_the_entry_can_be_read(
-    store: RedisStore, server: RedisServer
+    store: RedisStore, redis_server: RedisServer
 ) -> None:
-    other = RedisStore.from_url(server.url)
+    other = RedisStore.from_url(redis_server.url)
     received: asyncio.Queue[Iterable[str] | None] = asyncio.Queue()
     other.listen(received.put_nowait)
     await other.start()
@@ -336,8 +322,8 @@ def test_invalid_url_is_refused_without_repeating_it() -> None:
     assert "host" not in repr(RedisStore.from_url("redis://user:pass@host"))
 
 
-async def test_client_that_decodes_replies_works(server: RedisServer, redis: Any) -> None:
-    client: Any = Redis.from_url(server.url, decode_responses=True)
+async def test_client_that_decodes_replies_works(redis_server: RedisServer, redis: Any) -> None:
+    client: Any = Redis.from_url(redis_server.url, decode_responses=True)
     store = RedisStore(client, prefix="p")
     await store.start()
     await store.append(event(b"\xff", "ü"))

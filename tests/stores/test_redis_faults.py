@@ -26,26 +26,12 @@ from avaturn_async.webhooks.stores.redis import RedisStore
 pytestmark = needs_redis
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    with running_redis(tmp_path_factory.mktemp("redis")) as running:
-        yield running
-
-
 @pytest.fixture
-async def redis(server: RedisServer) -> AsyncIterator[Any]:
-    client: Any = Redis.from_url(server.url)
-    await client.flushall()
-    yield client
-    await client.aclose()
-
-
-@pytest.fixture
-async def proxy(server: RedisServer) -> AsyncIterator[TcpProxy]:
-    admin: Any = Redis.from_url(server.url)
+async def proxy(redis_server: RedisServer) -> AsyncIterator[TcpProxy]:
+    admin: Any = Redis.from_url(redis_server.url)
     await admin.flushall()
     await admin.aclose()
-    proxy = TcpProxy(server.port)
+    proxy = TcpProxy(redis_server.port)
     await proxy.start()
     yield proxy
     proxy.flow()
@@ -120,11 +106,11 @@ async def test_listeners_receive_none_after_each_lost_connection(proxy: TcpProxy
 
 
 async def test_subscription_without_messages_is_tested_with_ping(
-    server: RedisServer, redis: Any, monkeypatch: pytest.MonkeyPatch
+    redis_server: RedisServer, redis: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("avaturn_async.webhooks.stores.redis.SILENCE", 0.05)
     await redis.config_resetstat()
-    async with started(RedisStore.from_url(server.url)), asyncio.timeout(10):
+    async with started(RedisStore.from_url(redis_server.url)), asyncio.timeout(10):
         while "cmdstat_ping" not in await redis.info("commandstats"):
             await asyncio.sleep(0)
 
@@ -172,8 +158,8 @@ async def test_command_whose_caller_gave_up_is_not_sent(proxy: TcpProxy, monkeyp
         assert b"third" in bodies
 
 
-async def test_flushed_scripts_are_registered_again(server: RedisServer, redis: Any) -> None:
-    async with started(RedisStore.from_url(server.url)) as store:
+async def test_flushed_scripts_are_registered_again(redis_server: RedisServer, redis: Any) -> None:
+    async with started(RedisStore.from_url(redis_server.url)) as store:
         await redis.script_flush()
         assert await store.append(event())
         await redis.script_flush()
@@ -282,28 +268,30 @@ async def test_start_on_a_node_of_a_cluster_says_so(cluster: list[RedisServer], 
 
 
 @pytest.mark.parametrize("command", ["publish", "subscribe", "zrangebyscore", "hincrby", "evalsha", "time"])
-async def test_start_names_a_command_that_the_user_may_not_run(server: RedisServer, redis: Any, command: str) -> None:
+async def test_start_names_a_command_that_the_user_may_not_run(
+    redis_server: RedisServer, redis: Any, command: str
+) -> None:
     await redis.execute_command(
         "ACL", "SETUSER", "limited", "reset", "on", ">geheim", "~*", "&*", "+@all", f"-{command}"
     )
     with pytest.raises(StoreError, match=f"(?i){command}") as raised:
-        await RedisStore.from_url(f"redis://limited:geheim@127.0.0.1:{server.port}").start()
+        await RedisStore.from_url(f"redis://limited:geheim@127.0.0.1:{redis_server.port}").start()
     assert "geheim" not in str(raised.value)
 
 
-async def test_start_names_publish_when_the_channel_is_forbidden(server: RedisServer, redis: Any) -> None:
+async def test_start_names_publish_when_the_channel_is_forbidden(redis_server: RedisServer, redis: Any) -> None:
     await redis.execute_command("ACL", "SETUSER", "limited", "reset", "on", ">geheim", "~*", "+@all")
     with pytest.raises(StoreError, match="PUBLISH"):
-        await RedisStore.from_url(f"redis://limited:geheim@127.0.0.1:{server.port}").start()
+        await RedisStore.from_url(f"redis://limited:geheim@127.0.0.1:{redis_server.port}").start()
 
 
 async def test_user_without_info_starts_with_a_warning(
-    server: RedisServer, redis: Any, caplog: pytest.LogCaptureFixture
+    redis_server: RedisServer, redis: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     await redis.execute_command(
         "ACL", "SETUSER", "limited", "reset", "on", ">geheim", "~{avaturn}:*", "&*", "+@all", "-info"
     )
-    async with started(RedisStore.from_url(f"redis://limited:geheim@127.0.0.1:{server.port}")) as store:
+    async with started(RedisStore.from_url(f"redis://limited:geheim@127.0.0.1:{redis_server.port}")) as store:
         await store.append(event())
     assert "make sure that it is noeviction" in caplog.text
 
@@ -341,7 +329,7 @@ async def test_start_warns_without_aof(
     "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
 )  # redis-py 5.1
 @pytest.mark.parametrize("owned", [True, False])
-def test_store_starts_anew_after_its_loop_ended_without_close(server: RedisServer, *, owned: bool) -> None:
+def test_store_starts_anew_after_its_loop_ended_without_close(redis_server: RedisServer, *, owned: bool) -> None:
     async def use(store: RedisStore) -> int:
         with pytest.raises(StoreError, match="not started"):
             await store.append(event())
@@ -349,7 +337,7 @@ def test_store_starts_anew_after_its_loop_ended_without_close(server: RedisServe
         return await store.append(event())
 
     def use_in_three_loops() -> list[int]:
-        store = RedisStore.from_url(server.url) if owned else RedisStore(Redis.from_url(server.url))
+        store = RedisStore.from_url(redis_server.url) if owned else RedisStore(Redis.from_url(redis_server.url))
         return [asyncio.run(use(store)) for _ in range(3)]
 
     first, second, third = use_in_three_loops()
@@ -358,8 +346,8 @@ def test_store_starts_anew_after_its_loop_ended_without_close(server: RedisServe
     gc.collect()
 
 
-async def test_use_from_a_second_running_loop_is_an_error(server: RedisServer) -> None:
-    async with started(RedisStore.from_url(server.url)) as store:
+async def test_use_from_a_second_running_loop_is_an_error(redis_server: RedisServer) -> None:
+    async with started(RedisStore.from_url(redis_server.url)) as store:
 
         async def use() -> None:
             with pytest.raises(StoreError, match="another running event loop"):
