@@ -550,43 +550,42 @@ async def test_append_on_full_disk_raises_store_full_and_keeps_what_was_acknowle
 # Exceptions in the thread, and event loops.
 
 
-async def test_exception_in_thread_is_raised_by_call_and_store_goes_on(path: Path) -> None:
-    problems: list[BaseException] = []
+class FailingClock:
+    """A clock that raises ``error``, if there is one, in the thread of the store."""
 
-    def clock() -> float:
-        if problems:
-            raise problems[0]
+    error: BaseException | None = None
+
+    def __call__(self) -> float:
+        if self.error is not None:
+            raise self.error
         return 1000.0
 
+
+async def test_exception_in_thread_is_raised_by_call_and_store_goes_on(path: Path) -> None:
+    clock = FailingClock()
     async with in_time():
         store = SQLiteStore(path, clock=clock)
         async with started(store):
             await store.append(event())
-            problems.append(LookupError("no time"))
+            clock.error = LookupError("no time")
             with pytest.raises(LookupError, match="no time"):
                 await store.append(event())
-            problems.clear()
+            clock.error = None
             assert await store.append(event()) > 0
 
 
 @pytest.mark.parametrize("calls", [1, 3])
 async def test_thread_that_ends_answers_all_callers(path: Path, calls: int) -> None:
-    problems: list[BaseException] = []
-
-    def clock() -> float:
-        if problems:
-            raise problems[0]
-        return 1000.0
-
+    clock = FailingClock()
     async with in_time():
         store = SQLiteStore(path, clock=clock)
         async with started(store):
-            problems.append(SystemExit(3))
+            clock.error = SystemExit(3)
             outcomes = await asyncio.gather(*(store.append(event()) for _ in range(calls)), return_exceptions=True)
             assert [type(outcome) for outcome in outcomes] == [StoreError] * calls
             with pytest.raises(StoreError, match="has ended"):
                 await store.append(event())
-        problems.clear()
+        clock.error = None
         async with started(store):
             assert await store.append(event()) > 0
 
