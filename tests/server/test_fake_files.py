@@ -19,7 +19,6 @@ from avaturn_async import (
     ConflictError,
     Customization,
     NewAvatar,
-    RetryPolicy,
     User,
 )
 from avaturn_async.testing import FakeAvaturn, FormFile
@@ -48,20 +47,9 @@ async def fake(clock: Clock) -> AsyncIterator[FakeAvaturn]:
 
 
 @pytest.fixture
-async def client(fake: FakeAvaturn) -> AsyncIterator[AvaturnClient]:
-    async with AvaturnClient("token", base_url=fake.url, retry=RetryPolicy(attempts=1)) as client:
-        yield client
-
-
-@pytest.fixture
 async def http() -> AsyncIterator[aiohttp.ClientSession]:
     async with aiohttp.ClientSession() as http:
         yield http
-
-
-@pytest.fixture
-async def user(client: AvaturnClient) -> User:
-    return await client.create_user()
 
 
 @pytest.fixture

@@ -25,7 +25,6 @@ from avaturn_async import (
     EditExisting,
     GoneError,
     NotFoundError,
-    RetryPolicy,
     User,
 )
 from avaturn_async.testing import ASSETS, FakeAvaturn, FormFile
@@ -37,17 +36,6 @@ _ASSET = {a.alias: a.id for a in ASSETS}
 async def fake() -> AsyncIterator[FakeAvaturn]:
     async with FakeAvaturn(seed=1) as fake:
         yield fake
-
-
-@pytest.fixture
-async def client(fake: FakeAvaturn) -> AsyncIterator[AvaturnClient]:
-    async with AvaturnClient("token", base_url=fake.url, retry=RetryPolicy(attempts=1)) as client:
-        yield client
-
-
-@pytest.fixture
-async def user(client: AvaturnClient) -> User:
-    return await client.create_user()
 
 
 async def _finished(fake: FakeAvaturn, client: AvaturnClient, user: User) -> UUID:
