@@ -16,7 +16,7 @@ from support.virtual_time import virtual
 
 from avaturn_async import RouterClosedError, StoreError
 from avaturn_async.webhooks.events import AvatarReady, Event, ExportReady, RenderReady, UnknownEvent
-from avaturn_async.webhooks.router import FailedEvent, RoutedSession, SessionRouter
+from avaturn_async.webhooks.router import RoutedSession, SessionRouter
 from avaturn_async.webhooks.stores.base import Claimed, Entry
 from avaturn_async.webhooks.stores.memory import MemoryStore
 
@@ -757,25 +757,35 @@ async def test_a_handler_may_go_on_asking_while_the_router_closes_but_not_wait()
     assert api.calls[-1] == f"create_export {avatar_id(1)}"
 
 
-@virtual
-async def test_a_close_that_is_cancelled_ends_what_runs() -> None:
-    ended = list[float]()
-    router = router_on()
+class Hanging:
+    """A handler, also of failed events, that runs for 50 seconds unless it is cancelled."""
 
-    @router.on(AvatarReady)
-    async def hangs(_event: AvatarReady, _session: RoutedSession | None) -> None:
+    ended: float
+
+    async def handle(self, _event: Any, _session: RoutedSession | None = None) -> None:
         try:
             await asyncio.sleep(50)
         finally:
-            ended.append(now())
+            self.ended = now()
 
+
+async def publish_and_cancel_close(router: SessionRouter, event: Any) -> None:
+    """Start a router at 0 seconds, publish an event, and cancel close() at 11 seconds."""
     await router.start()
-    await publish(router, avatar_ready(1))
+    await publish(router, event)
     await asyncio.sleep(1)
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(10):
             await router.close()
-    assert ended == [11]
+
+
+@virtual
+async def test_a_close_that_is_cancelled_ends_what_runs() -> None:
+    hanging = Hanging()
+    router = router_on()
+    router.on(AvatarReady)(hanging.handle)
+    await publish_and_cancel_close(router, avatar_ready(1))
+    assert hanging.ended == 11
 
 
 @virtual
@@ -788,12 +798,7 @@ async def test_close_that_is_cancelled_returns_events_that_no_handler_wants_and_
     store = Slow(clock=now)
     router = router_on(store)
     router.on(AvatarReady, name="mail")(AsyncMock())
-    await router.start()
-    await publish(router, export_ready(1))
-    await asyncio.sleep(1)
-    with pytest.raises(TimeoutError):
-        async with asyncio.timeout(10):
-            await router.close()
+    await publish_and_cancel_close(router, export_ready(1))
     await store.start()
     assert [claimed.entry.position for claimed in await store.claim("mail:AvatarReady", limit=5)] == [1]
 
@@ -802,24 +807,12 @@ async def test_close_that_is_cancelled_returns_events_that_no_handler_wants_and_
 async def test_close_that_is_cancelled_ends_the_handler_of_failed_events_without_an_error(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    ended = list[float]()
+    hanging = Hanging()
     router = router_on(handler_attempts=1)
     router.on(AvatarReady)(AsyncMock(side_effect=ValueError))
-
-    @router.on_failed
-    async def hangs(_failed: FailedEvent) -> None:
-        try:
-            await asyncio.sleep(50)
-        finally:
-            ended.append(now())
-
-    await router.start()
-    await publish(router, avatar_ready(1))
-    await asyncio.sleep(1)
-    with pytest.raises(TimeoutError):
-        async with asyncio.timeout(10):
-            await router.close()
-    assert ended == [11]
+    router.on_failed(hanging.handle)
+    await publish_and_cancel_close(router, avatar_ready(1))
+    assert hanging.ended == 11
     assert "the handler of failed events failed" not in caplog.text
 
 
