@@ -96,6 +96,18 @@ async def _finished(fake: FakeAvaturn, client: AvaturnClient, user: User) -> str
     return str(await fake.finish_session(session.id))
 
 
+async def _open_editing_session(fake: FakeAvaturn, client: AvaturnClient, user: User) -> tuple[str, str]:
+    """Return the id of a new avatar, and the URL of a session that edits it."""
+    avatar_id = await _finished(fake, client, user)
+    return avatar_id, (await client.new_session(user.id, EditExisting(avatar_id=avatar_id))).url
+
+
+async def _embed(tab: chromium.Tab, embedding: str, url: str | None, **options: Any) -> None:
+    """Open the page with the vendor's SDK, and embed a session in it."""
+    await tab.open(embedding)
+    assert await tab.run(f"embed({json.dumps({'url': url, **options})})") is True
+
+
 async def test_person_creates_an_avatar_from_photos(
     fake_avaturn: FakeAvaturn,
     avaturn_client: AvaturnClient,
@@ -220,10 +232,8 @@ async def test_page_reports_a_failed_avatar_and_offers_new_photos(
 async def test_sdk_reads_and_changes_the_avatar(
     fake_avaturn: FakeAvaturn, avaturn_client: AvaturnClient, user: User, tab: chromium.Tab, embedding: str
 ) -> None:
-    avatar_id = await _finished(fake_avaturn, avaturn_client, user)
-    session = await avaturn_client.new_session(user.id, EditExisting(avatar_id=avatar_id))
-    await tab.open(embedding)
-    assert await tab.run(f"embed({json.dumps({'url': session.url})})") is True
+    avatar_id, url = await _open_editing_session(fake_avaturn, avaturn_client, user)
+    await _embed(tab, embedding, url)
     await tab.run("loaded")
     assets = await tab.run("sdk.getAssetList()")
     assert {a["id"]: a["category"] for a in assets}[_ASSET["boots"]] == "footwear"
@@ -269,8 +279,7 @@ async def test_sdk_export_changes_the_avatar_and_notifies_only_its_session(
     bystander, opener = [
         await router.open_session(avaturn_client, user.id, EditExisting(avatar_id=avatar_id)) for _ in range(2)
     ]
-    await tab.open(embedding)
-    await tab.run(f"embed({json.dumps({'url': opener.url})})")
+    await _embed(tab, embedding, opener.url)
     await tab.run("loaded")
     await tab.run(f"sdk.setActiveAsset({json.dumps(_ASSET['boots'])})")
     await tab.run("sdk.setHairColor('#b32973')")
@@ -306,8 +315,7 @@ async def test_clicks_of_a_person_are_reported_to_the_sdk(
     fake_avaturn: FakeAvaturn, avaturn_client: AvaturnClient, user: User, tab: chromium.Tab, embedding: str
 ) -> None:
     session = await avaturn_client.new_session(user.id)
-    await tab.open(embedding)
-    await tab.run(f"embed({json.dumps({'url': session.url})})")
+    await _embed(tab, embedding, session.url)
     # Before there is an avatar the catalogue is there, and the rest is refused.
     assert len(await tab.run("sdk.getAssetList()")) == len(ASSETS) - 1
     assert await tab.run("sdk.getAvatarId()") == {"id": None}
@@ -326,11 +334,9 @@ async def test_clicks_of_a_person_are_reported_to_the_sdk(
 async def test_sdk_hides_the_buttons_and_sets_default_assets(
     fake_avaturn: FakeAvaturn, avaturn_client: AvaturnClient, user: User, tab: chromium.Tab, embedding: str
 ) -> None:
-    avatar_id = await _finished(fake_avaturn, avaturn_client, user)
-    session = await avaturn_client.new_session(user.id, EditExisting(avatar_id=avatar_id))
+    avatar_id, url = await _open_editing_session(fake_avaturn, avaturn_client, user)
     defaults = {"overrideSaved": True, "assets": [_ASSET["hoodie"], _ASSET["cap"]]}
-    await tab.open(embedding)
-    await tab.run(f"embed({json.dumps({'url': session.url, 'disableUi': True, 'defaultAssets': defaults})})")
+    await _embed(tab, embedding, url, disableUi=True, defaultAssets=defaults)
     await tab.run("loaded")
     assert await tab.run("document.querySelector('.panel')", origin=fake_avaturn.url) is None
     active = await tab.run("sdk.getActiveAssets()")
@@ -356,10 +362,8 @@ async def test_unknown_id_is_reported_to_the_sdk_and_changes_nothing(
     embedding: str,
     call: str,
 ) -> None:
-    avatar_id = await _finished(fake_avaturn, avaturn_client, user)
-    session = await avaturn_client.new_session(user.id, EditExisting(avatar_id=avatar_id))
-    await tab.open(embedding)
-    await tab.run(f"embed({json.dumps({'url': session.url})})")
+    _, url = await _open_editing_session(fake_avaturn, avaturn_client, user)
+    await _embed(tab, embedding, url)
     await tab.run("loaded")
     before = await tab.run("sdk.getActiveAssets()")
     assert await tab.run(f"sdk.{call}('no-such-id')") is None
@@ -374,8 +378,7 @@ async def test_failed_avatar_is_reported_to_the_sdk(
 ) -> None:
     fake_avaturn.fail_tasks("avatar")
     session = await avaturn_client.new_session(user.id)
-    await tab.open(embedding)
-    await tab.run(f"embed({json.dumps({'url': session.url})})")
+    await _embed(tab, embedding, session.url)
     await tab.click("#samples", origin=fake_avaturn.url)
     await tab.click("#create:enabled", origin=fake_avaturn.url)
     (error,) = await tab.run("failed.then(() => told.filter(t => t.name === 'error'))")
