@@ -37,7 +37,7 @@ def add_retry_options(parser: argparse.ArgumentParser) -> None:
     add("positions", nargs="*", type=int, metavar="POSITION", help="the second column; by default all of HANDLER")
 
 
-async def list_failed(options: argparse.Namespace) -> int:
+async def list_failed(options: argparse.Namespace) -> None:
     """Print handler, position, attempts, type, session and reason of each failed event."""
     async with _open_log(options) as log:
         count = 0
@@ -50,10 +50,9 @@ async def list_failed(options: argparse.Namespace) -> int:
                 count += 1
         if not count:
             say("no failed events")
-    return 0
 
 
-async def retry(options: argparse.Namespace) -> int:
+async def retry(options: argparse.Namespace) -> None:
     """Return failed events to their handlers, with all attempts; a running app handles them at once."""
     if options.all == (options.handler is not None):
         raise UsageError("name a HANDLER, as avaturn failed shows it, or give --all")
@@ -72,7 +71,6 @@ async def retry(options: argparse.Namespace) -> int:
             await log.store.retry(group, chosen)
             count += len(chosen)
         say(f"returned to their handlers: {count}")
-    return 0
 
 
 async def _get_groups(store: EventStore) -> list[str]:

@@ -85,13 +85,7 @@ class PrintingReceiver(WebhookReceiver):
             say(line, style)
             return reply
         try:
-            status = await send_request(
-                self._forward,
-                query=request.query.encode(errors="surrogateescape"),
-                headers=request.headers,
-                body=request.body,
-                timeout=self._timeout,
-            )
+            status = await send_request(self._forward, request, timeout=self._timeout)
         except CommandError as error:
             say(f"{line}  not forwarded, {error}", "red")
             return WebhookReply(status=502)

@@ -9,11 +9,11 @@ import asyncio
 import contextlib
 import re
 import ssl
-from collections.abc import Iterable
 
 from yarl import URL
 
 from avaturn_async.cli.output import CommandError, get_reason
+from avaturn_async.webhooks import WebhookRequest
 
 # Headers of a connection (RFC 9110 7.6.1) and of the length of the body, which send_request() writes itself.
 _OMITTED_HEADERS = {
@@ -24,40 +24,29 @@ _STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([1-5][0-9]{2})(?: [^\r\n]*)?\r?\n")
 _OK = 200
 
 
-async def send_request(
-    url: URL,
-    *,
-    method: str = "POST",
-    query: bytes = b"",
-    headers: Iterable[tuple[bytes, bytes]],
-    body: bytes,
-    timeout: float,
-) -> int:
+async def send_request(url: URL, request: WebhookRequest, *, timeout: float) -> int:
     """Send a request over a new connection and return the status of the response.
 
     Args:
-        url: URL of the request.
-        method: HTTP method.
-        query: Query, percent-encoded, if ``url`` has none.
-        headers: Names and values; those of a connection are omitted.
-        body: Body.
+        url: Where to send it; its query, if it has one, replaces that of the request.
+        request: The request; headers of a connection are omitted.
         timeout: Seconds for the whole request.
 
     Raises:
         CommandError: The server sends no valid response in time.
     """
-    query = url.raw_query_string.encode() or query
+    query = url.raw_query_string.encode() or request.query.encode(errors="surrogateescape")
     target = url.raw_path.encode() + (b"?" + query if query else b"")
     lines = [
-        b"%s %s HTTP/1.1" % (method.encode(), target),
+        b"%s %s HTTP/1.1" % (request.method.encode(), target),
         f"Host: {url.raw_authority}".encode(),
-        *(b"%s: %s" % pair for pair in headers if pair[0].lower() not in _OMITTED_HEADERS),
-        b"Content-Length: %d" % len(body),
+        *(b"%s: %s" % pair for pair in request.headers if pair[0].lower() not in _OMITTED_HEADERS),
+        b"Content-Length: %d" % len(request.body),
         b"Connection: close",
     ]
     try:
         async with asyncio.timeout(timeout):
-            return await _exchange(url, b"\r\n".join(lines) + b"\r\n\r\n" + body)
+            return await _exchange(url, b"\r\n".join(lines) + b"\r\n\r\n" + request.body)
     except TimeoutError:
         reason = f"no answer within {timeout:g} s"
     except ssl.SSLCertVerificationError as error:

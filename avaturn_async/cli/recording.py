@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from aiohttp import web
-from attrs import frozen
 
 from avaturn_async.cli.options import add_address_options, add_timeout_option, integer, serving, web_url
 from avaturn_async.cli.output import CommandError, get_reason, printable, say, say_status
 from avaturn_async.cli.raw_http import send_request
+from avaturn_async.webhooks import WebhookRequest
 
 _BYTES = "latin-1"
 _MAX_BODY = 1_048_576
@@ -131,38 +131,20 @@ async def replay(options: argparse.Namespace) -> int:
             raise CommandError(f"{options.file} has no line {options.line} with a delivery")
         deliveries = {options.line: deliveries[options.line]}
     code = 0
-    for number, delivery in deliveries.items():
-        status = await send_request(
-            options.url,
-            method=delivery.method,
-            query=delivery.query,
-            headers=delivery.headers,
-            body=delivery.body,
-            timeout=options.timeout,
-        )
-        if not say_status(f"line {number}, of {printable(delivery.at)}, {len(delivery.body)} bytes", status):
+    for number, (at, request) in deliveries.items():
+        status = await send_request(options.url, request, timeout=options.timeout)
+        if not say_status(f"line {number}, of {printable(at)}, {len(request.body)} bytes", status):
             code = 1
     return code
 
 
-@frozen(kw_only=True)
-class ReplayedRequest:
-    """What ``replay`` needs of a recorded request."""
-
-    at: str
-    method: str
-    query: bytes
-    headers: list[tuple[bytes, bytes]]
-    body: bytes
-
-
-def _read_deliveries(path: Path) -> dict[int, ReplayedRequest]:
-    """Return the deliveries in a file by their line numbers; empty lines are skipped."""
+def _read_deliveries(path: Path) -> dict[int, tuple[str, WebhookRequest]]:
+    """Return time and request of the deliveries in a file by their line numbers; empty lines are skipped."""
     try:
         lines = path.read_bytes().splitlines()
     except OSError as error:
         raise CommandError(f"cannot read {path}: {get_reason(error)}") from None
-    deliveries: dict[int, ReplayedRequest] = {}
+    deliveries: dict[int, tuple[str, WebhookRequest]] = {}
     for number, line in enumerate(lines, 1):
         if line.strip():
             try:
@@ -174,22 +156,22 @@ def _read_deliveries(path: Path) -> dict[int, ReplayedRequest]:
     return deliveries
 
 
-def _parse_delivery(line: bytes) -> ReplayedRequest:
+def _parse_delivery(line: bytes) -> tuple[str, WebhookRequest]:
     values = json.loads(line)
     if "body" in values:
         body = _parse_text(values["body"]).encode()
     else:
         body = base64.b64decode(_parse_text(values["body_base64"]), validate=True)
-    return ReplayedRequest(
-        at=_parse_text(values["at"]),
+    request = WebhookRequest(
         method=_parse_text(values["method"], _TOKEN),
-        query=_parse_text(values["query"], _IN_QUERY).encode(_BYTES),
+        query=_parse_text(values["query"], _IN_QUERY).encode(_BYTES).decode(errors="surrogateescape"),
         headers=[
             (_parse_text(name, _TOKEN).encode(), _parse_text(value, _IN_HEADER).encode(_BYTES))
             for name, value in values["headers"]
         ],
         body=body,
     )
+    return _parse_text(values["at"]), request
 
 
 def _parse_text(value: Any, pattern: re.Pattern[str] | None = None) -> str:

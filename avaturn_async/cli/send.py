@@ -14,6 +14,7 @@ from avaturn_async.cli.options import add_timeout_option, uuid, web_url
 from avaturn_async.cli.output import get_reason, say, say_status
 from avaturn_async.cli.raw_http import send_request
 from avaturn_async.cli.schemes import add_query_secret, add_scheme_options, make_signer
+from avaturn_async.webhooks import WebhookRequest
 
 
 def add_send_options(parser: argparse.ArgumentParser) -> None:
@@ -46,9 +47,8 @@ async def send(options: argparse.Namespace) -> int:
     signer = make_signer(options)
     headers = {"Content-Type": "application/json"} | (signer.sign(body) if signer else {})
     pairs = [(name.encode(), value.encode()) for name, value in headers.items()]
-    status = await send_request(
-        add_query_secret(options, options.url), headers=pairs, body=body, timeout=options.timeout
-    )
+    request = WebhookRequest(method="POST", headers=pairs, body=body)
+    status = await send_request(add_query_secret(options, options.url), request, timeout=options.timeout)
     if options.body is None:
         say(body.decode())
     accepted = say_status(f"{len(body)} bytes", status)
