@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import pytest
 import pytest_asyncio
@@ -45,22 +45,19 @@ def _get(request: pytest.FixtureRequest, name: str) -> Any:
 @pytest.fixture
 def fake_avaturn(request: pytest.FixtureRequest) -> FakeAvaturn:
     """Run a FakeAvaturn; set its ``webhook_url`` to the URL of the app's WebhookReceiver."""
-    fake: FakeAvaturn = _get(request, "fake_avaturn")
-    return fake
+    return cast("FakeAvaturn", _get(request, "fake_avaturn"))
 
 
 @pytest.fixture
 def avaturn_client(request: pytest.FixtureRequest) -> AvaturnClient:
     """Return a client of ``fake_avaturn`` without backoff; it still waits for a Retry-After."""
-    client: AvaturnClient = _get(request, "avaturn_client")
-    return client
+    return cast("AvaturnClient", _get(request, "avaturn_client"))
 
 
 @pytest.fixture
 def serve_app(request: pytest.FixtureRequest) -> Callable[[web.Application], Awaitable[str]]:
     """Run an aiohttp app on loopback until the test ends; the returned coroutine function returns the app's URL."""
-    serve: Callable[[web.Application], Awaitable[str]] = _get(request, "serve_app")
-    return serve
+    return cast("Callable[[web.Application], Awaitable[str]]", _get(request, "serve_app"))
 
 
 def _add_fixtures_on_loop(scope: _Scope) -> None:
