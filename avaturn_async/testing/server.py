@@ -119,14 +119,15 @@ class FakeAvaturn:
         self._state = FakeState(
             rng=rng,
             clock=clock,
-            sleep=sleep,
+            process=self._process,
             webhooks=self._webhooks,
             url_ttl=url_ttl,
-            delay=processing_delay,
             session_id_everywhere=session_id_in_all_events,
             glb=read_sample_glb() if glb is None else glb,
         )
-        self._page = Page(state=self._state, export_url_type=export_url_type, face_animations=face_animations)
+        self.processing_delay = processing_delay
+        self.export_url_type: Literal["httpURL", "dataURL"] = export_url_type
+        self.face_animations = face_animations
         self.events: list[dict[str, Any]] = self._webhooks.events
         self.deliveries: list[Delivery] = self._webhooks.deliveries
         self.requests: list[RecordedRequest] = []
@@ -152,35 +153,8 @@ class FakeAvaturn:
     def webhook_url(self, url: str | None) -> None:
         self._webhooks.url = url
 
-    @property
-    def processing_delay(self) -> float:
-        """Seconds that an avatar, an export or a render takes."""
-        return self._state.delay
-
-    @processing_delay.setter
-    def processing_delay(self, seconds: float) -> None:
-        self._state.delay = seconds
-
-    @property
-    def export_url_type(self) -> Literal["httpURL", "dataURL"]:
-        """The ``urlType`` that the session page exports."""
-        return self._page.export_url_type
-
-    @export_url_type.setter
-    def export_url_type(self, url_type: Literal["httpURL", "dataURL"]) -> None:
-        self._page.export_url_type = url_type
-
-    @property
-    def face_animations(self) -> bool:
-        """The ``avatarSupportsFaceAnimations`` that the session page exports."""
-        return self._page.face_animations
-
-    @face_animations.setter
-    def face_animations(self, supported: bool) -> None:
-        self._page.face_animations = supported
-
     async def __aenter__(self) -> Self:
-        api, page = Api(state=self._state), self._page
+        api, page = Api(state=self._state), Page(state=self._state, fake=self)
         answers: dict[str, _Answers] = {
             "/api/v1/users/new": {"POST": api.create_user},
             "/api/v1/users/{user_id}": {"DELETE": api.delete_user},
@@ -347,6 +321,10 @@ class FakeAvaturn:
         if kind not in {"avatar", "export", "render"}:
             raise ValueError(f"kind must be avatar, export or render, not {kind!r}")
         self._state.failures[kind] += times
+
+    async def _process(self) -> None:
+        """Wait while an avatar, an export or a render is made."""
+        await self._sleep(self.processing_delay)
 
     async def _handle(self, answers: _Answers, request: web.Request) -> web.StreamResponse:
         """Record a request, and answer it as its path and a planned fault say."""

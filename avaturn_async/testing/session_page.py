@@ -8,7 +8,7 @@ from __future__ import annotations
 from base64 import b64encode
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from attrs import asdict, define
 
@@ -17,6 +17,9 @@ from avaturn_async.testing.api import CUSTOMIZATION, check_assets, check_form
 from avaturn_async.testing.catalogue import ASSETS, BODIES, default_customization
 from avaturn_async.testing.messages import HTTPError, RecordedRequest, Reply, as_json
 from avaturn_async.testing.state import FakeAvatar, FakeSession, FakeState
+
+if TYPE_CHECKING:
+    from avaturn_async.testing.server import FakeAvaturn
 
 _FOLDER = Path(__file__).parent / "page"
 _TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript"}
@@ -29,10 +32,8 @@ class Page:
     """Answers a session URL and the requests of its page."""
 
     state: FakeState
-    export_url_type: Literal["httpURL", "dataURL"]
-    """Whether the exported ``url`` is a temporary URL, or holds the GLB itself."""
-    face_animations: bool
-    """The exported ``avatarSupportsFaceAnimations``."""
+    fake: FakeAvaturn
+    """Its ``export_url_type`` and ``face_animations`` are those of the exported avatar."""
 
     def show(self, request: RecordedRequest, session_id: str) -> Reply:
         """GET /session/{session_id}."""
@@ -95,18 +96,18 @@ class Page:
         self.state.customize(avatar, customization)
         self.state.attach(avatar, session)
         body_id = customization.get("body", BODIES[0].id)
-        if self.export_url_type == "dataURL":
+        if self.fake.export_url_type == "dataURL":
             url = "data:model/gltf-binary;base64," + b64encode(self.state.glb).decode()
         else:
             url = self.state.publish(avatar, "avatar.glb", self.state.glb, "model/gltf-binary")
         result = {
             "url": url,
-            "urlType": self.export_url_type,
+            "urlType": self.fake.export_url_type,
             "avatarId": avatar.id,
             "sessionId": session.id,
             "bodyId": body_id,
             "gender": next((b.gender for b in BODIES if b.id == body_id), BODIES[0].gender),
-            "avatarSupportsFaceAnimations": self.face_animations,
+            "avatarSupportsFaceAnimations": self.fake.face_animations,
         }
         return as_json(result, then=partial(self.state.announce, avatar, session.id))
 

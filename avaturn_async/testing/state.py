@@ -85,11 +85,10 @@ class FakeState:
 
     rng: random.Random
     clock: Callable[[], float]
-    sleep: Callable[[float], Awaitable[object]]
+    process: Callable[[], Awaitable[object]]
+    """Waits while an avatar, an export or a render is made."""
     webhooks: Webhooks
     url_ttl: float
-    delay: float
-    """Seconds that each avatar, export or render takes."""
     session_id_everywhere: bool
     """Whether export.ready and render.ready have a session_id too; the published examples do not."""
     glb: bytes = field(repr=False)
@@ -241,8 +240,8 @@ class FakeState:
         await self._send("render.ready", avatar, session_id, **fields)
 
     async def _work(self, kind: str) -> bool:
-        """Wait for the delay; return whether the job succeeds."""
-        await self.sleep(self.delay)
+        """Wait until the result is made; return whether that succeeds."""
+        await self.process()
         if self.failures[kind] <= 0:
             return True
         self.failures[kind] -= 1
