@@ -69,27 +69,21 @@ class Notifications:
     """Records the calls of a listener."""
 
     def __init__(self, store: EventStore) -> None:
-        self._topics: set[str] = set()
-        self._everything = False
-        self._called = asyncio.Event()
+        self._calls: asyncio.Queue[set[str] | None] = asyncio.Queue()
         self.stop: Callable[[], None] = store.listen(self._record)
 
     def _record(self, topics: Iterable[str] | None) -> None:
-        if topics is None:
-            self._everything = True
-        else:
-            self._topics.update(topics)
-        self._called.set()
+        self._calls.put_nowait(None if topics is None else set(topics))
 
     async def wait_for(self, *topics: str) -> None:
         """Wait for calls that include ``topics``, or for any call if there are none; then forget all calls."""
+        missing = set(topics)
         async with asyncio.timeout(10):
-            while not (self._called.is_set() and (self._everything or self._topics.issuperset(topics))):
-                self._called.clear()
-                await self._called.wait()
-        self._called.clear()
-        self._topics.clear()
-        self._everything = False
+            while True:
+                called = await self._calls.get()
+                missing = set[str]() if called is None else missing - called
+                if not missing and self._calls.empty():
+                    break
 
 
 @pytest.mark.asyncio
