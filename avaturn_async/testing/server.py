@@ -20,13 +20,14 @@ from aiohttp import web
 from yarl import URL
 
 from avaturn_async._validation import format_id, get_kind, validate_type
-from avaturn_async.testing.api import Api, check_customization
+from avaturn_async.testing.api import CUSTOMIZATION, Api, check_assets
 from avaturn_async.testing.background import Background
 from avaturn_async.testing.faults import Fault, PlannedFault, WebhookFault
 from avaturn_async.testing.messages import HTTPError, Job, RecordedRequest, Reply, as_json, parse_body
 from avaturn_async.testing.samples import read_sample_glb
 from avaturn_async.testing.session_page import Page
 from avaturn_async.testing.state import FakeState
+from avaturn_async.testing.validators import refuse
 from avaturn_async.testing.webhooks import NO_RETRIES, Delivery, Signer, Webhooks
 
 _Answers = Mapping[str, Callable[..., Reply]]
@@ -230,9 +231,10 @@ class FakeAvaturn:
             raise LookupError(f"there is no session {session_id}")
         if customization is not None:
             # A copy: later changes of the caller's object do not change the avatar.
-            customization = json.loads(json.dumps(customization, default=str))
+            customization = cast("dict[str, Any]", json.loads(json.dumps(customization, default=str)))
             try:
-                check_customization(customization)
+                refuse(CUSTOMIZATION(customization, ()))
+                check_assets(customization)
             except HTTPError as refused:
                 raise ValueError(f"customization: {refused.args[1]}") from None
         avatar = self._state.enter(session)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-from base64 import b32encode
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -108,25 +107,6 @@ class FakeState:
     def new_key(self) -> str:
         """Return a credential for a URL."""
         return self.rng.randbytes(24).hex()
-
-    def new_user(self) -> str:
-        """Create a user, and return the id: 32 characters of base32, as in Avaturn."""
-        user_id = b32encode(self.rng.randbytes(20)).decode()
-        self.users.add(user_id)
-        return user_id
-
-    def delete_user(self, user_id: str) -> None:
-        """Delete a user with all sessions and avatars."""
-        self.users.remove(user_id)
-        for avatar in self.get_avatars(user_id):
-            self.delete_avatar(avatar)
-        self.sessions = {s.id: s for s in self.sessions.values() if s.user_id != user_id}
-
-    def new_session(self, user_id: str, kind: str, avatar_id: str | None) -> FakeSession:
-        """Open a session of a type; ``avatar_id`` is the avatar that it edits, if it is chosen."""
-        session = FakeSession(id=self.new_id(), user_id=user_id, type=kind, key=self.new_key(), avatar_id=avatar_id)
-        self.sessions[session.id] = session
-        return session
 
     def new_avatar(self, user_id: str) -> FakeAvatar:
         """Create an avatar without photos."""
