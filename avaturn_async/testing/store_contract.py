@@ -77,13 +77,12 @@ class Notifications:
 
     async def wait_for(self, *topics: str) -> None:
         """Wait for calls that include ``topics``, or for any call if there are none; then forget all calls."""
-        missing = set(topics)
+        missing, is_complete = set(topics), False
         async with asyncio.timeout(10):
-            while True:
+            while not is_complete:
                 called = await self._calls.get()
                 missing = set[str]() if called is None else missing - called
-                if not missing and self._calls.empty():
-                    break
+                is_complete = not missing and self._calls.empty()
 
 
 @pytest.mark.asyncio
