@@ -106,7 +106,7 @@ class Api:
     def list_user_avatars(self, request: RecordedRequest, user_id: str) -> Reply:
         """GET /api/v1/users/{user_id}/avatars."""
         validators.check_query(request, _LIST)
-        with_not_ready = validators.is_true(request.query.get("include_not_ready"))
+        with_not_ready = validators.BOOLEANS[request.query.get("include_not_ready", "false").lower()]
         avatars = self.state.get_avatars(self._get_user_id(user_id))
         shown = [a for a in avatars if with_not_ready or a.status == "ready"]
         return as_json([{"id": a.id, "status": a.status} for a in shown])

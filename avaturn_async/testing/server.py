@@ -332,20 +332,21 @@ class FakeAvaturn:
         """Record a request, and answer it as its path and a planned fault say."""
         fault = self._take_fault(request)
         limit = math.inf if fault.reset_at is None else fault.reset_at
-        body = bytearray()
+        received = bytearray()
         try:
-            while len(body) < limit and (chunk := await request.content.readany()):
-                body += chunk
+            while len(received) < limit and (chunk := await request.content.readany()):
+                received += chunk
         except (web.RequestPayloadError, ConnectionError):
             return web.Response(status=400)
+        body = bytes(received)
         recorded = RecordedRequest(
             method=request.method,
             path=request.path,
             raw_path=request.raw_path,
             query=request.query,
             headers=request.headers,
-            body=bytes(body),
-            parsed=parse_body(request.headers.get("Content-Type", ""), bytes(body)),
+            body=body,
+            parsed=parse_body(request.headers.get("Content-Type", ""), body),
         )
         self.requests.append(recorded)
         reply = self._answer(answers, request, recorded) if fault.execute else Reply()

@@ -17,9 +17,11 @@ Place = tuple[str | int, ...]
 Problem = dict[str, Any]
 Check = Callable[[Any, Place], Iterator[Problem]]
 
-# The booleans of pydantic in a query.
-_TRUE = {"true", "1", "on", "t", "y", "yes"}
-_FALSE = {"false", "0", "off", "f", "n", "no"}
+BOOLEANS = {
+    **dict.fromkeys(("true", "1", "on", "t", "y", "yes"), True),
+    **dict.fromkeys(("false", "0", "off", "f", "n", "no"), False),
+}
+"""The booleans of pydantic in a query, in lower case."""
 
 
 def problem(place: Place, message: str, kind: str) -> Problem:
@@ -57,13 +59,8 @@ def number(value: Any, place: Place) -> Iterator[Problem]:
 
 def boolean(value: Any, place: Place) -> Iterator[Problem]:
     """Check a boolean in a query."""
-    if value.lower() not in _TRUE | _FALSE:
+    if value.lower() not in BOOLEANS:
         yield problem(place, "Input should be a valid boolean, unable to interpret input", "bool_parsing")
-
-
-def is_true(value: str | None) -> bool:
-    """Return the boolean in a query that was checked; False if it is missing."""
-    return value is not None and value.lower() in _TRUE
 
 
 def one_of(*values: str) -> Check:

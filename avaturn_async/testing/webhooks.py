@@ -99,7 +99,7 @@ class Webhooks:
         if fault.held:
             self._held.append(message)
         elif fault.delay:
-            self.background.spawn(self._send_late(message, fault.delay))
+            self.background.spawn(self._deliver(message, after=fault.delay))
         else:
             await asyncio.gather(*(self._deliver(message) for _ in range(fault.copies)))
             await self.send_held()
@@ -130,12 +130,10 @@ class Webhooks:
                 return planned[0]
         return WebhookFault()
 
-    async def _send_late(self, message: _Message, seconds: float) -> None:
-        await self.sleep(seconds)
-        await self._deliver(message)
-
-    async def _deliver(self, message: _Message) -> None:
-        """Send the message once; if it is not accepted, retry in the background."""
+    async def _deliver(self, message: _Message, *, after: float = 0.0) -> None:
+        """Send the message once, after some seconds; if it is not accepted, retry in the background."""
+        if after:
+            await self.sleep(after)
         if not await self._attempt(message) and self.retries:
             self.background.spawn(self._retry(message))
 
