@@ -667,6 +667,11 @@ def test_number_that_is_not_above_zero_is_refused(path: Path, option: str, value
         SQLiteStore(path, **options)
 
 
+async def test_bound_that_is_larger_than_an_integer_of_sqlite_is_none(path: Path) -> None:
+    async with started(SQLiteStore(path, max_events=2**64, max_bytes=10**300)) as store:
+        assert await store.append(event()) > 0
+
+
 @pytest.mark.parametrize("name", ["", ":memory:"])
 def test_path_that_names_no_file_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="must name a file"):

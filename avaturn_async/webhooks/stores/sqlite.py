@@ -603,12 +603,21 @@ class SQLiteStore(StoreBase):
 
     def _append(self, db: sqlite3.Connection, entry: NewEntry) -> int:
         now = self._clock()
-        if entry.key is not None and self._contains(db, entry.key):
-            return 0
-        if entry.dispatch:
-            self._check_bounds(db, len(entry.body))
         default_ttl = self.ttl_seconds if entry.dispatch else 2 * self.ttl_seconds
         expires_at = now + (default_ttl if entry.ttl is None else entry.ttl)
+        if entry.key is not None:
+            unique_until = expires_at if entry.unique_for is None else now + entry.unique_for
+            cursor = db.execute(
+                "INSERT INTO keys VALUES (?, ?) "
+                "ON CONFLICT DO UPDATE SET unique_until = excluded.unique_until WHERE unique_until <= ?",
+                (_text(entry.key), unique_until, now),
+            )
+            if cursor.rowcount == 0:
+                return 0
+        if entry.dispatch:
+            self._count_event(db, len(entry.body))
+        else:
+            db.execute("UPDATE totals SET records = records + 1")
         cursor = db.execute(
             "INSERT INTO entries (at, expires_at, dispatch, topics, body) VALUES (?, ?, ?, ?, ?)",
             (now, expires_at, entry.dispatch, json.dumps(entry.topics), entry.body),
@@ -618,33 +627,32 @@ class SQLiteStore(StoreBase):
             "INSERT INTO topics (name, position) VALUES (?, ?)",
             [(_text(topic), position) for topic in dict.fromkeys(entry.topics)],
         )
-        if entry.key is not None:
-            unique_until = expires_at if entry.unique_for is None else now + entry.unique_for
-            db.execute("INSERT OR REPLACE INTO keys VALUES (?, ?)", (_text(entry.key), unique_until))
         if entry.dispatch:
-            db.execute("UPDATE totals SET events = events + 1, bytes = bytes + ?", (len(entry.body),))
             db.execute(
                 "INSERT INTO deliveries (group_id, position) SELECT id, ? FROM groups WHERE used_at > ?",
                 (position, self._vanished_at(now)),
             )
-        else:
-            db.execute("UPDATE totals SET records = records + 1")
         return position
 
-    def _contains(self, db: sqlite3.Connection, key: str) -> bool:
-        select = "SELECT 1 FROM keys WHERE key = ? AND unique_until > ?"
-        return db.execute(select, (_text(key), self._clock())).fetchone() is not None
-
-    def _check_bounds(self, db: sqlite3.Connection, size: int) -> None:
-        while True:
-            events, stored = db.execute("SELECT events, bytes FROM totals").fetchone()
-            if events < self._max_events and stored + size <= self._max_bytes:
-                return
+    def _count_event(self, db: sqlite3.Connection, size: int) -> None:
+        """Count an event of ``size`` bytes, within the bounds."""
+        update = (
+            "UPDATE totals SET events = events + 1, bytes = bytes + :size "
+            "WHERE events < :max_events AND bytes + :size <= :max_bytes"
+        )
+        # As floats: a larger bound than SQLite has integers for is no error.
+        values = {"size": size, "max_events": float(self._max_events), "max_bytes": float(self._max_bytes)}
+        while db.execute(update, values).rowcount == 0:
             if not self._purge(db, PURGE_PER_INTERVAL):
+                events, stored = db.execute("SELECT events, bytes FROM totals").fetchone()
                 raise StoreFullError(
                     f"the SQLiteStore is full: {events} events, {stored} bytes "
                     f"(max_events={self._max_events}, max_bytes={self._max_bytes})"
                 )
+
+    def _contains(self, db: sqlite3.Connection, key: str) -> bool:
+        select = "SELECT 1 FROM keys WHERE key = ? AND unique_until > ?"
+        return db.execute(select, (_text(key), self._clock())).fetchone() is not None
 
     def _read_topics(self, db: sqlite3.Connection, topics: Mapping[str, int], limit: int) -> list[Entry]:
         now, found = self._clock(), dict[int, Entry]()
