@@ -31,7 +31,7 @@ import random
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import Context, copy_context
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -138,8 +138,6 @@ class _Run:
     """``totals.returned`` when listeners were last notified; used by the thread."""
     data_version: int = 0
     """SQLite's ``data_version`` at the last look, which other connections change; used by the thread."""
-    look_at: float = 0.0
-    """When the thread looks again, by ``time.monotonic()``."""
     purge_at: float = 0.0
     """When a transaction purges again, by ``time.monotonic()``; used by the thread."""
 
@@ -440,8 +438,7 @@ class SQLiteStore(StoreBase):
 
     def _prepare(self, run: _Run, db: sqlite3.Connection) -> None:
         # Nothing is written before it is certain that the file is ours.
-        with _transaction(db, "DEFERRED"):
-            version = self._check_version(db)
+        version = self._check_version(db)
         (mode,) = db.execute("PRAGMA journal_mode = WAL").fetchone()
         if mode != "wal":
             raise StoreError(f"{self._path}: SQLite cannot share a file in this place (journal mode {mode}, not wal)")
@@ -451,7 +448,8 @@ class SQLiteStore(StoreBase):
         db.execute("PRAGMA wal_autocheckpoint = 4000")
         db.execute("PRAGMA journal_size_limit = 67108864")
         if version == 0:
-            with _transaction(db, "IMMEDIATE"):
+            with db:
+                db.execute("BEGIN IMMEDIATE")
                 # Another process may have been faster.
                 if self._check_version(db) == 0:
                     for statement in _TABLES:
@@ -493,20 +491,23 @@ class SQLiteStore(StoreBase):
 
     def _work(self, run: _Run, db: sqlite3.Connection) -> None:
         """Run calls until ``close()``, and look for commits of other processes in between."""
+        look_at = 0.0
         while None not in run.taken:
-            run.taken = _take(run.jobs, run.look_at - time.monotonic())
+            run.taken = []
+            with contextlib.suppress(Empty):
+                run.taken.append(run.jobs.get(timeout=max(look_at - time.monotonic(), 0)))
+                while len(run.taken) < MAX_BATCH:
+                    run.taken.append(run.jobs.get_nowait())
             for writes in (False, True):
                 jobs = [job for job in run.taken if job is not None and job.writes is writes]
                 if jobs:
                     self._run_batch(run, db, jobs, writes=writes)
-            if time.monotonic() >= run.look_at:
-                run.look_at = time.monotonic() + POLL_INTERVAL
+            if time.monotonic() >= look_at:
+                look_at = time.monotonic() + POLL_INTERVAL
                 with contextlib.suppress(sqlite3.Error):
-                    (data_version,) = db.execute("PRAGMA data_version").fetchone()
-                    if data_version != run.data_version:
-                        notifications = self._look(run, db)
-                        if notifications:
-                            self._call(run, self._deliver, (), notifications)
+                    notifications = self._look(run, db)
+                    if notifications:
+                        self._call(run, self._deliver, (), notifications)
 
     def _run_batch(self, run: _Run, db: sqlite3.Connection, jobs: list[_Job], *, writes: bool) -> None:
         """Run calls in one transaction, and deliver the outcomes."""
@@ -518,18 +519,18 @@ class SQLiteStore(StoreBase):
             for job in jobs:
                 job.error = error
         if writes:
-            try:
+            run.data_version = -1  # the commits of this connection do not change it
+            # What was committed must be acknowledged, whatever goes wrong here: the next look repeats this one.
+            with contextlib.suppress(sqlite3.Error):
                 notifications = self._look(run, db)
-            except sqlite3.Error:
-                # What was committed must be acknowledged, whatever goes wrong now: the next look repeats it.
-                run.data_version = -1
         self._call(run, self._deliver, jobs, notifications)
 
     def _transact(self, run: _Run, db: sqlite3.Connection, jobs: list[_Job], writes: bool) -> None:  # noqa: FBT001
         if writes:
             # Each commit that is synchronized takes those before it to the disk.
             db.execute(f"PRAGMA synchronous = {'FULL' if any(job.durable for job in jobs) else 'NORMAL'}")
-        with _transaction(db, "IMMEDIATE" if writes else "DEFERRED"):
+        with db:
+            db.execute(f"BEGIN {'IMMEDIATE' if writes else 'DEFERRED'}")
             if db.execute("PRAGMA user_version").fetchone() != (_VERSION,):
                 self._check_version(db)
             if writes and time.monotonic() >= run.purge_at:
@@ -555,7 +556,11 @@ class SQLiteStore(StoreBase):
     def _look(self, run: _Run, db: sqlite3.Connection) -> list[Iterable[str] | None]:
         """Return what listeners have to be called with: entries and returned deliveries of all processes."""
         notifications: list[Iterable[str] | None] = []
-        with _transaction(db, "DEFERRED"):
+        with db:
+            db.execute("BEGIN")
+            (data_version,) = db.execute("PRAGMA data_version").fetchone()
+            if data_version == run.data_version:
+                return []
             last, returned = db.execute(
                 "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'entries'), 0), returned FROM totals"
             ).fetchone()
@@ -573,9 +578,7 @@ class SQLiteStore(StoreBase):
                     (_text(group),),
                 ).fetchone()
                 run.claimable_at[group] = math.inf if at is None else at
-            (run.data_version,) = db.execute("PRAGMA data_version").fetchone()
-        run.seen, run.returned = last, returned
-        run.look_at = time.monotonic() + POLL_INTERVAL
+            run.seen, run.returned, run.data_version = last, returned, data_version
         return notifications
 
     def _translate(self, error: BaseException) -> BaseException:
@@ -811,29 +814,6 @@ class SQLiteStore(StoreBase):
                 strict=True,
             )
         )
-
-
-@contextlib.contextmanager
-def _transaction(connection: sqlite3.Connection, kind: str) -> Generator[None]:
-    connection.execute(f"BEGIN {kind}")
-    try:
-        yield
-        connection.execute("COMMIT")
-    except BaseException:
-        # SQLite ends the transaction itself after some errors, such as a full disk.
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
-
-
-def _take(jobs: SimpleQueue[_Job | None], timeout: float) -> list[_Job | None]:
-    """Return the calls that wait; wait for the first one."""
-    taken: list[_Job | None] = []
-    with contextlib.suppress(Empty):
-        taken.append(jobs.get(timeout=max(timeout, 0)))
-        while not jobs.empty() and len(taken) < MAX_BATCH:
-            taken.append(jobs.get())
-    return taken
 
 
 def _try_until(deadline: float, work: Callable[..., object], *arguments: object) -> None:
