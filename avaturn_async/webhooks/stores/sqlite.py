@@ -136,7 +136,7 @@ class _Run:
     """The highest position that listeners were notified of; used by the thread."""
     returned: int = 0
     """``totals.returned`` when listeners were last notified; used by the thread."""
-    data_version: int = 0
+    data_version: int = -1
     """SQLite's ``data_version`` at the last look, which other connections change; used by the thread."""
     purge_at: float = 0.0
     """When a transaction purges again, by ``time.monotonic()``; used by the thread."""
