@@ -32,7 +32,8 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextvars import Context, copy_context
+from contextvars import copy_context
+from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
@@ -110,16 +111,12 @@ class _Run:
     """All state of one running loop, from ``start()`` to ``close()``."""
 
     loop: asyncio.AbstractEventLoop
-    opened: asyncio.Future[None]
-    """Done when the file is open, or cannot be opened."""
     ended: asyncio.Future[None]
-    """Done when the thread has closed the file."""
+    """Done when the thread has closed the file, and takes no more calls."""
     pid: int = field(factory=os.getpid)
     """A forked process must not use the connection of its parent."""
     owner: str = field(factory=lambda: uuid4().hex)
     """Identity in leases: new for each start."""
-    context: Context = field(factory=copy_context)
-    """In which listeners are called."""
     jobs: SimpleQueue[_Job | None] = field(factory=SimpleQueue[_Job | None])
     """Calls that wait; None ends the thread."""
     taken: list[_Job | None] = field(factory=list[_Job | None])
@@ -128,8 +125,6 @@ class _Run:
     """Cancelled claims, and the calls that return their leases: ``close()`` waits for them."""
     claimable_at: dict[str, float] = field(factory=dict[str, float])
     """For groups that were claimed from: when the first delivery can be claimed, as far as the thread has seen."""
-    closed: bool = False
-    """Whether the thread takes no more calls."""
     files: tuple[object, object] | None = None
     """Device and inode of the file and of its log; used by the thread."""
     seen: int = 0
@@ -210,11 +205,13 @@ class SQLiteStore(StoreBase):
             async with asyncio.timeout_at(deadline), self._start_lock:
                 if self._run is not None:
                     return
-                run = _Run(loop, loop.create_future(), loop.create_future())
-                # A daemon: a program that forgot close() ends all the same.
-                threading.Thread(target=self._serve, args=(run,), name="SQLiteStore", daemon=True).start()
+                run = _Run(loop, loop.create_future())
+                opened = self._submit(run, self._check_version, writes=False)
+                # In the context of this call, also the listeners. A daemon: a program that forgot close() ends.
+                serve = partial(copy_context().run, self._serve, run)
+                threading.Thread(target=serve, name="SQLiteStore", daemon=True).start()
                 try:
-                    await asyncio.shield(run.opened)
+                    await asyncio.shield(opened)
                 except BaseException:
                     run.jobs.put(None)
                     # If the disk hangs, the thread closes the file by itself, later.
@@ -323,7 +320,7 @@ class SQLiteStore(StoreBase):
         run = self._run
         if self._is_in_new_loop() or run is None:
             raise StoreError("the store is not started, or closed: call start() first")
-        if run.closed:
+        if run.ended.done():
             raise StoreError(f"the thread of the store on {self._path} has ended: close the store, and start it again")
         return run
 
@@ -351,7 +348,7 @@ class SQLiteStore(StoreBase):
     def _return_leases(self, run: _Run, group: str, claim: asyncio.Future[list[Claimed]]) -> None:
         def give_back(_: object) -> None:
             run.returns.discard(claim)
-            if claim.exception() is None and claim.result() and not run.closed:
+            if claim.exception() is None and claim.result() and not run.ended.done():
                 positions = [claimed.entry.position for claimed in claim.result()]
                 nack = self._submit(run, self._nack, run.owner, group, positions)
                 run.returns.add(nack)
@@ -374,11 +371,7 @@ class SQLiteStore(StoreBase):
 
     def _end(self, run: _Run, error: BaseException | None) -> None:
         """Resolve all calls that the thread has left."""
-        run.closed = True
         problem = error or StoreError(f"the store on {self._path} was closed")
-        if not run.opened.done():
-            run.opened.add_done_callback(_retrieve)
-            run.opened.set_exception(self._translate(problem))
         left = run.taken
         while not run.jobs.empty():
             left.append(run.jobs.get())
@@ -397,21 +390,20 @@ class SQLiteStore(StoreBase):
         try:
             # Only in a local variable: a forked process has no such frame, and never closes its parent's connection.
             db = self._open(run)
-            self._call(run, run.opened.set_result, None)
+            _try_until(time.monotonic() + PATIENCE, self._prepare, run, db)
             self._work(run, db)
         except BaseException as caught:  # noqa: BLE001 - the callers receive it
             error = caught
-        finally:
-            if db is not None:
-                with contextlib.suppress(sqlite3.Error):
-                    db.close()
-            _open_files.pop(run.owner, None)
-            self._call(run, self._end, run, error)
+        if db is not None:
+            with contextlib.suppress(sqlite3.Error):
+                db.close()
+        _open_files.pop(run.owner, None)
+        self._call(run, self._end, run, error)
 
     def _call(self, run: _Run, callback: Callable[..., object], *arguments: object) -> None:
         # The loop may have ended, with no caller left.
         with contextlib.suppress(RuntimeError):
-            run.loop.call_soon_threadsafe(callback, *arguments, context=run.context)
+            run.loop.call_soon_threadsafe(callback, *arguments)
 
     def _open(self, run: _Run) -> sqlite3.Connection:
         with contextlib.suppress(FileExistsError):
@@ -428,13 +420,7 @@ class SQLiteStore(StoreBase):
                 )
         _open_files[run.owner] = (run.pid, found.st_dev, found.st_ino)
         # Without a busy handler: under load its growing pauses starve one process (p99 of 1.5 s with 20 of them).
-        db = sqlite3.connect(self._path, timeout=0, isolation_level=None)
-        try:
-            _try_until(time.monotonic() + PATIENCE, self._prepare, run, db)
-        except BaseException:
-            db.close()
-            raise
-        return db
+        return sqlite3.connect(self._path, timeout=0, isolation_level=None)
 
     def _prepare(self, run: _Run, db: sqlite3.Connection) -> None:
         # Nothing is written before it is certain that the file is ours.
