@@ -125,7 +125,7 @@ class _Run:
     """Cancelled claims, and the calls that return their leases: ``close()`` waits for them."""
     claimable_at: dict[str, float] = field(factory=dict[str, float])
     """For groups that were claimed from: when the first delivery can be claimed, as far as the thread has seen."""
-    files: tuple[object, object] | None = None
+    files: list[tuple[int, int]] = field(factory=list[tuple[int, int]])
     """Device and inode of the file and of its log; used by the thread."""
     seen: int = 0
     """The highest position that listeners were notified of; used by the thread."""
@@ -441,7 +441,7 @@ class SQLiteStore(StoreBase):
                     for statement in _TABLES:
                         db.execute(statement)
         self._look(run, db)
-        run.files = self._identify()
+        self._check_files(run)
 
     def _check_version(self, db: sqlite3.Connection) -> int:
         """Return the version of the tables, or 0 for an empty file."""
@@ -465,11 +465,14 @@ class SQLiteStore(StoreBase):
             )
         return int(version)
 
-    def _identify(self) -> tuple[object, object]:
-        return _identify(self._path), _identify(self._log_path)
-
     def _check_files(self, run: _Run) -> None:
-        if self._identify() != run.files:
+        """Check that the file and its log are those of the first look."""
+        try:
+            files = [(found.st_dev, found.st_ino) for found in (self._path.stat(), self._log_path.stat())]
+        except OSError:
+            files = []
+        run.files = run.files or files
+        if not files or files != run.files:
             # What is written to an unlinked file is lost.
             raise StoreError(
                 f"{self._path} or its -wal was removed or replaced: stop all processes that use it, then start them"
@@ -814,14 +817,6 @@ def _try_until(deadline: float, work: Callable[..., object], *arguments: object)
             return
         # Random, so that processes that wait for each other do not try at the same times.
         time.sleep(random.uniform(0.002, 0.008))  # noqa: S311 - not for secrets
-
-
-def _identify(path: Path) -> tuple[int, int] | None:
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
 
 
 def _code(error: BaseException) -> int:
