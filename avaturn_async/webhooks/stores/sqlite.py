@@ -685,10 +685,6 @@ class SQLiteStore(StoreBase):
         )
         return group_id
 
-    def _find_group(self, db: sqlite3.Connection, name: str) -> int | None:
-        row = db.execute("SELECT id FROM groups WHERE name = ?", (_text(name),)).fetchone()
-        return None if row is None else int(row[0])
-
     def _claim(self, db: sqlite3.Connection, owner: str, group: str, limit: int) -> list[Claimed]:
         group_id, now = self._use_group(db, group), self._clock()
         db.execute(
@@ -710,7 +706,7 @@ class SQLiteStore(StoreBase):
         return [Claimed(_entry(row), row[4]) for row in rows]
 
     def _renew(self, db: sqlite3.Connection, owner: str, group: str, positions: Sequence[int], count: int) -> None:
-        group_id, leased_until = self._find_group(db, group), self._clock() + self.lease_seconds
+        group_id, leased_until = self._use_group(db, group), self._clock() + self.lease_seconds
         db.executemany(
             "UPDATE deliveries SET leased_until = ?, attempts = attempts + ? "
             "WHERE group_id = ? AND position = ? AND owner = ?",
@@ -725,7 +721,7 @@ class SQLiteStore(StoreBase):
         )
 
     def _nack(self, db: sqlite3.Connection, owner: str, group: str, positions: Sequence[int]) -> None:
-        group_id = self._find_group(db, group)
+        group_id = self._use_group(db, group)
         cursor = db.executemany(
             "UPDATE deliveries SET owner = NULL, leased_until = 0 WHERE group_id = ? AND position = ? AND owner = ?",
             [(group_id, position, owner) for position in positions],
@@ -743,13 +739,14 @@ class SQLiteStore(StoreBase):
     def _list_failed(self, db: sqlite3.Connection, group: str, limit: int) -> list[Failed]:
         rows = db.execute(
             "SELECT entries.position, topics, body, at, attempts, reason FROM deliveries JOIN entries USING (position) "
-            "WHERE group_id = ? AND reason IS NOT NULL AND expires_at > ? ORDER BY deliveries.position LIMIT ?",
-            (self._find_group(db, group), self._clock(), max(limit, 0)),
+            "WHERE group_id = (SELECT id FROM groups WHERE name = ?) AND reason IS NOT NULL AND expires_at > ? "
+            "ORDER BY deliveries.position LIMIT ?",
+            (_text(group), self._clock(), max(limit, 0)),
         )
         return [Failed(_entry(row), row[4], json.loads(f'"{row[5]}"')) for row in rows]
 
     def _retry(self, db: sqlite3.Connection, group: str, positions: Sequence[int]) -> None:
-        group_id = self._find_group(db, group)
+        group_id = self._use_group(db, group)
         cursor = db.executemany(
             "UPDATE deliveries SET attempts = 0, reason = NULL "
             "WHERE group_id = ? AND position = ? AND reason IS NOT NULL",
