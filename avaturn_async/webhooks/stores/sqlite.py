@@ -787,19 +787,13 @@ class SQLiteStore(StoreBase):
 
     def _stats(self, db: sqlite3.Connection) -> Mapping[str, int]:
         # Few entries have expired and are not purged: counting those is cheaper than counting all live ones.
-        return dict(
-            zip(
-                ("events", "bytes", "records"),
-                db.execute(
-                    "SELECT events - count(*) FILTER (WHERE dispatch = 1), "
-                    "bytes - coalesce(sum(length(body)) FILTER (WHERE dispatch = 1), 0), "
-                    "records - count(*) FILTER (WHERE dispatch = 0) "
-                    "FROM totals LEFT JOIN entries ON expires_at <= ?",
-                    (self._clock(),),
-                ).fetchone(),
-                strict=True,
-            )
-        )
+        events, size, records = db.execute(
+            "SELECT events - count(*) FILTER (WHERE dispatch = 1), "
+            "bytes - coalesce(sum(length(body)) FILTER (WHERE dispatch = 1), 0), "
+            "records - count(*) FILTER (WHERE dispatch = 0) FROM totals LEFT JOIN entries ON expires_at <= ?",
+            (self._clock(),),
+        ).fetchone()
+        return {"events": events, "bytes": size, "records": records}
 
 
 def _try_until(deadline: float, work: Callable[..., object], *arguments: object) -> None:
