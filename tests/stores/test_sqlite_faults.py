@@ -338,13 +338,16 @@ async def test_file_and_its_log_are_created_for_owner_only(path: Path) -> None:
 # Locks, and full disks.
 
 
-async def test_calls_on_locked_file_raise_in_time_and_work_again_afterwards(path: Path) -> None:
+async def test_calls_on_locked_file_raise_in_time_and_work_again_afterwards(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite, "MAX_BATCH", 100)
     async with started(SQLiteStore(path)) as store:
         await store.append(event(b"before"))
         with locked(path):
             async with in_time():
                 # More than one batch: those that queue behind the first one have waited as long.
-                calls = [store.append(event()) for _ in range(sqlite.MAX_BATCH + 200)]
+                calls = [store.append(event()) for _ in range(700)]
                 outcomes = await asyncio.gather(*calls, return_exceptions=True)
             assert [type(outcome) for outcome in outcomes] == [StoreError] * len(calls)
             assert {str(outcome) for outcome in outcomes} == {f"{path} was locked by another process for 1.5 s"}
