@@ -5,7 +5,8 @@ share a round trip and a notification. Keys begin with the prefix, share one has
 
 ===============================  ======================================================================
 ``:last``                        the highest position that was given out
-``:entry:<position>``            hash: ``body``, ``topics``, ``at`` (microseconds), ``expires`` (ms)
+``:entry:<position>``            hash: ``body``, ``topics``, ``at`` (microseconds), ``expires`` (ms), and for each group
+                                 ``attempts:<group>``, ``owner:<group>`` of the lease, ``reason:<group>`` of the failure
 ``:topic:<topic>``               sorted set: positions of the topic's entries
 ``:events``, ``:records``        sorted sets: positions of dispatched and other entries, by expiry (ms)
 ``:key:<key>``                   exists while an entry with this key is a duplicate
@@ -13,7 +14,6 @@ share a round trip and a notification. Keys begin with the prefix, share one has
 ``:pending:<group>``             sorted set: positions that the group did not acknowledge or give up, by the
                                  end of their lease (ms); 0: they can be claimed
 ``:failed:<group>``              sorted set: positions that the group gave up
-``:delivery:<group>:<position>``  hash: ``attempts``, ``owner`` of the lease, ``reason`` of the failure
 ``:notify``                      pub/sub channel: topics of new entries; empty when a group can claim again
 ===============================  ======================================================================
 """
@@ -85,16 +85,21 @@ local function add(key, score, member, expires)
   if call('PTTL', key) < expires + ttl - now then call('PEXPIREAT', key, text(expires + 2 * ttl)) end
 end
 
-local function load(position)
-  local row = call('HMGET', name('entry', position), 'topics', 'body', 'at', 'expires')
-  if row[4] and tonumber(row[4]) > now then return {position, row[1], row[2], row[3]}, tonumber(row[4]) end
+-- Return a live entry as a list (position, topics, body, at, further fields), and when it expires.
+local function load(position, ...)
+  local row = call('HMGET', name('entry', position), 'expires', 'topics', 'body', 'at', ...)
+  local expires = tonumber(row[1] or 0)
+  row[1] = position
+  if expires > now then return row, expires end
 end
 
 local function forget(group, position)
   call('ZREM', name('pending', group), position)
   call('ZREM', name('failed', group), position)
-  call('DEL', name('delivery', group .. ':' .. position))
+  call('HDEL', name('entry', position), 'attempts:' .. group, 'owner:' .. group, 'reason:' .. group)
 end
+
+local function is_owned(group, position) return call('HGET', name('entry', position), 'owner:' .. group) == owner end
 
 -- Return the keys of a group, which is created unless it exists.
 local function use(group)
@@ -174,13 +179,11 @@ function commands.claim(arguments)
     local page = call('ZRANGEBYSCORE', pending, 0, 0, 'LIMIT', 0, limit - #rows)
     if #page == 0 then break end
     for _, position in ipairs(page) do
-      local row, expires = load(position)
+      local row = load(position)
       if row then
-        local delivery = name('delivery', group .. ':' .. position)
         call('ZADD', pending, text(now + lease), position)
-        call('HSET', delivery, 'owner', owner)
-        row[5] = call('HINCRBY', delivery, 'attempts', 1)
-        call('PEXPIREAT', delivery, text(expires))
+        call('HSET', name('entry', position), 'owner:' .. group, owner)
+        row[5] = call('HINCRBY', name('entry', position), 'attempts:' .. group, 1)
         table.insert(rows, row)
       else
         forget(group, position)
@@ -194,10 +197,9 @@ function commands.renew(arguments)
   local group, count = arguments[1], arguments[2]
   local pending = use(group)
   for i = 3, #arguments do
-    local delivery = name('delivery', group .. ':' .. arguments[i])
-    if call('HGET', delivery, 'owner') == owner then
+    if is_owned(group, arguments[i]) then
       call('ZADD', pending, text(now + lease), arguments[i])
-      call('HINCRBY', delivery, 'attempts', count)
+      call('HINCRBY', name('entry', arguments[i]), 'attempts:' .. group, count)
     end
   end
   return 0
@@ -210,11 +212,11 @@ function commands.ack(arguments)
 end
 
 function commands.nack(arguments)
-  local pending = use(arguments[1])
+  local group = arguments[1]
+  local pending = use(group)
   for i = 2, #arguments do
-    local delivery = name('delivery', arguments[1] .. ':' .. arguments[i])
-    if call('HGET', delivery, 'owner') == owner then
-      call('HDEL', delivery, 'owner')
+    if is_owned(group, arguments[i]) then
+      call('HDEL', name('entry', arguments[i]), 'owner:' .. group)
       call('ZADD', pending, 0, arguments[i])
       must_notify = true
     end
@@ -227,12 +229,9 @@ function commands.fail(arguments)
   local pending, failed = use(group)
   local row, expires = load(position)
   if row and call('ZSCORE', events, position) then
-    local delivery = name('delivery', group .. ':' .. position)
     call('ZREM', pending, position)
     add(failed, 0, position, expires)
-    call('HDEL', delivery, 'owner')
-    call('HSET', delivery, 'reason', reason)
-    call('PEXPIREAT', delivery, text(expires))
+    call('HSET', name('entry', position), 'owner:' .. group, '', 'reason:' .. group, reason)
   end
   return 0
 end
@@ -241,22 +240,19 @@ function commands.failed(arguments)
   local group, limit, rows = arguments[1], tonumber(arguments[2]), {}
   for _, position in ipairs(call('ZRANGE', name('failed', group), 0, -1)) do
     if #rows >= limit then break end
-    local row = load(position)
-    if row then
-      local delivery = call('HMGET', name('delivery', group .. ':' .. position), 'attempts', 'reason')
-      row[5], row[6] = delivery[1] or 0, delivery[2]
-      table.insert(rows, row)
-    end
+    local row = load(position, 'attempts:' .. group, 'reason:' .. group)
+    if row then table.insert(rows, row) end
   end
   return rows
 end
 
 function commands.retry(arguments)
-  local pending, failed = use(arguments[1])
+  local group = arguments[1]
+  local pending, failed = use(group)
   for i = 2, #arguments do
     local row, expires = load(arguments[i])
-    if row and call('ZREM', failed, arguments[i]) == 1 then
-      call('DEL', name('delivery', arguments[1] .. ':' .. arguments[i]))
+    if row and call('ZSCORE', failed, arguments[i]) then
+      forget(group, arguments[i])
       add(pending, 0, arguments[i], expires)
       must_notify = true
     end
@@ -508,7 +504,7 @@ class RedisStore(StoreBase):
     async def failed(self, group: str, *, limit: int = 100) -> Sequence[Failed]:
         """Return failed live entries of the group, oldest first."""
         rows = await self._call("failed", _quote(group), limit)
-        return [Failed(_entry(row), int(row[4]), row[5].decode("utf-8", "surrogatepass")) for row in rows]
+        return [Failed(_entry(row), int(row[4] or 0), row[5].decode("utf-8", "surrogatepass")) for row in rows]
 
     async def retry(self, group: str, positions: Sequence[int]) -> None:
         """Return failed entries to the group with no attempts counted."""
