@@ -61,7 +61,8 @@ _MIN_VERSION = (6, 2)
 _MAX_REASON = 200
 
 # ARGV: prefix, TTL (ms), lease (ms), identity of the store, highest position that it knows; then the commands, each
-# as its name, the number of its arguments, and the arguments.
+# as its name, the number of its arguments, and the arguments. A command is called with the first argument, and a table
+# of those that follow.
 _SCRIPT = """
 local root, ttl, lease, owner, floor = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5])
 local last, events, records, groups = root .. ':last', root .. ':events', root .. ':records', root .. ':groups'
@@ -119,8 +120,8 @@ local function use(group)
   return pending, failed
 end
 
-function commands.append(arguments)
-  local key, unique_for, life, kind, topics, body = unpack(arguments)
+function commands.append(key, arguments)
+  local unique_for, life, kind, topics, body = unpack(arguments)
   if key ~= '' and call('EXISTS', name('key', key)) == 1 then return 0 end
   local number = math.max(tonumber(call('GET', last) or 0) + 1, micros, floor + 1)
   local position, entry, expires = text(number), name('entry', text(number)), now + life
@@ -143,36 +144,36 @@ function commands.append(arguments)
   return position
 end
 
-function commands.contains(arguments) return call('EXISTS', name('key', arguments[1])) end
+function commands.contains(key) return call('EXISTS', name('key', key)) end
 
-function commands.read(arguments)
-  local limit, rows, found, first = tonumber(arguments[1]), {}, {}, {}
-  for i = 2, #arguments, 2 do
-    local key, after, count, page = name('topic', arguments[i]), arguments[i + 1], 0, nil
+function commands.read(limit, topics)
+  local rows, found = {}, {}
+  limit = math.max(tonumber(limit), 0)
+  for i = 1, #topics, 2 do
+    local key, after, count, page = name('topic', topics[i]), topics[i + 1], 0, nil
     repeat
       page = call('ZRANGEBYSCORE', key, '(' .. after, '+inf', 'LIMIT', 0, limit)
       for _, position in ipairs(page) do
         if rows[position] == nil then
           rows[position] = load(position) or false
-          if rows[position] then table.insert(found, position) end
+          if rows[position] then table.insert(found, rows[position]) end
         end
         if rows[position] then count = count + 1 end
         after = position
       end
     until #page < limit or count >= limit
   end
-  table.sort(found, function(a, b) return tonumber(a) < tonumber(b) end)
-  for i = 1, math.min(limit, #found) do first[i] = rows[found[i]] end
-  return first
+  table.sort(found, function(a, b) return tonumber(a[1]) < tonumber(b[1]) end)
+  while #found > limit do table.remove(found) end
+  return found
 end
 
-function commands.create_group(arguments) use(arguments[1]); return 0 end
+function commands.create_group(group) use(group) end
 
 function commands.groups() return call('ZRANGEBYSCORE', groups, '(' .. now, '+inf') end
 
-function commands.claim(arguments)
-  local group, limit, rows = arguments[1], tonumber(arguments[2]), {}
-  local pending = use(group)
+function commands.claim(group, arguments)
+  local limit, rows, pending = tonumber(arguments[1]), {}, use(group)
   for _, position in ipairs(call('ZRANGEBYSCORE', pending, 1, now)) do call('ZADD', pending, 0, position) end
   while #rows < limit do
     -- Positions have 16 digits until the year 2286, so that Redis orders those of one score by number.
@@ -193,39 +194,34 @@ function commands.claim(arguments)
   return rows
 end
 
-function commands.renew(arguments)
-  local group, count = arguments[1], arguments[2]
-  local pending = use(group)
-  for i = 3, #arguments do
-    if is_owned(group, arguments[i]) then
-      call('ZADD', pending, text(now + lease), arguments[i])
-      call('HINCRBY', name('entry', arguments[i]), 'attempts:' .. group, count)
+function commands.renew(group, positions)
+  local count, pending = table.remove(positions), use(group)
+  for _, position in ipairs(positions) do
+    if is_owned(group, position) then
+      call('ZADD', pending, text(now + lease), position)
+      call('HINCRBY', name('entry', position), 'attempts:' .. group, count)
     end
   end
-  return 0
 end
 
-function commands.ack(arguments)
-  use(arguments[1])
-  for i = 2, #arguments do forget(arguments[1], arguments[i]) end
-  return 0
+function commands.ack(group, positions)
+  use(group)
+  for _, position in ipairs(positions) do forget(group, position) end
 end
 
-function commands.nack(arguments)
-  local group = arguments[1]
+function commands.nack(group, positions)
   local pending = use(group)
-  for i = 2, #arguments do
-    if is_owned(group, arguments[i]) then
-      call('HDEL', name('entry', arguments[i]), 'owner:' .. group)
-      call('ZADD', pending, 0, arguments[i])
+  for _, position in ipairs(positions) do
+    if is_owned(group, position) then
+      call('HDEL', name('entry', position), 'owner:' .. group)
+      call('ZADD', pending, 0, position)
       must_notify = true
     end
   end
-  return 0
 end
 
-function commands.fail(arguments)
-  local group, position, reason = unpack(arguments)
+function commands.fail(group, arguments)
+  local position, reason = unpack(arguments)
   local pending, failed = use(group)
   local row, expires = load(position)
   if row and call('ZSCORE', events, position) then
@@ -233,11 +229,10 @@ function commands.fail(arguments)
     add(failed, 0, position, expires)
     call('HSET', name('entry', position), 'owner:' .. group, '', 'reason:' .. group, reason)
   end
-  return 0
 end
 
-function commands.failed(arguments)
-  local group, limit, rows = arguments[1], tonumber(arguments[2]), {}
+function commands.failed(group, arguments)
+  local limit, rows = tonumber(arguments[1]), {}
   for _, position in ipairs(call('ZRANGE', name('failed', group), 0, -1)) do
     if #rows >= limit then break end
     local row = load(position, 'attempts:' .. group, 'reason:' .. group)
@@ -246,24 +241,22 @@ function commands.failed(arguments)
   return rows
 end
 
-function commands.retry(arguments)
-  local group = arguments[1]
+function commands.retry(group, positions)
   local pending, failed = use(group)
-  for i = 2, #arguments do
-    local row, expires = load(arguments[i])
-    if row and call('ZSCORE', failed, arguments[i]) then
-      forget(group, arguments[i])
-      add(pending, 0, arguments[i], expires)
+  for _, position in ipairs(positions) do
+    local row, expires = load(position)
+    if row and call('ZSCORE', failed, position) then
+      forget(group, position)
+      add(pending, 0, position, expires)
       must_notify = true
     end
   end
-  return 0
 end
 
-function commands.purge(arguments)
+function commands.purge(limit)
   local count = 0
   for _, kind in ipairs({events, records}) do
-    for _, position in ipairs(call('ZRANGEBYSCORE', kind, '-inf', now, 'LIMIT', 0, arguments[1] - count)) do
+    for _, position in ipairs(call('ZRANGEBYSCORE', kind, '-inf', now, 'LIMIT', 0, limit - count)) do
       local topics = call('HGET', name('entry', position), 'topics') or ''
       for topic in string.gmatch(topics, '%S+') do call('ZREM', name('topic', topic), position) end
       for _, group in ipairs(call('ZRANGE', groups, 0, -1)) do forget(group, position) end
@@ -286,11 +279,11 @@ local function run()
   micros = time[1] * 1000000 + time[2]
   now = math.floor(micros / 1000)
   while i <= #ARGV do
-    local arguments, count = {}, tonumber(ARGV[i + 1])
-    for n = 1, count do arguments[n] = ARGV[i + 1 + n] end
-    local is_done, reply = pcall(commands[ARGV[i]], arguments)
-    table.insert(replies, is_done and reply or {err = reply})
-    i = i + 2 + count
+    local following, stop = {}, i + 1 + ARGV[i + 1]
+    for n = i + 3, stop do table.insert(following, ARGV[n]) end
+    local is_done, reply = pcall(commands[ARGV[i]], ARGV[i + 2], following)
+    table.insert(replies, is_done and (reply or 0) or {err = reply})
+    i = stop + 1
   end
   if must_notify then call('PUBLISH', root .. ':notify', table.concat(changed_topics, ' ')) end
   return replies
@@ -487,7 +480,7 @@ class RedisStore(StoreBase):
 
     async def renew(self, group: str, positions: Sequence[int], *, count: bool = False) -> None:
         """Extend leases of this store; with ``count``, count another attempt."""
-        await self._call("renew", _quote(group), int(count), *positions)
+        await self._call("renew", _quote(group), *positions, int(count))
 
     async def ack(self, group: str, positions: Sequence[int]) -> None:
         """Mark entries as handled by the group."""
@@ -676,7 +669,7 @@ class RedisStore(StoreBase):
         replies = [*await probe([append, ("read", 1, "topic", 0), ("stats",), ("contains", "key"), ("claim", g, 1)])]
         if not any(isinstance(reply, Exception) for reply in replies):
             p = replies[0]
-            replies += await probe([("renew", g, 1, p), ("nack", g, p), ("fail", g, p, "no"), ("failed", g, 1)])
+            replies += await probe([("renew", g, p, 1), ("nack", g, p), ("fail", g, p, "no"), ("failed", g, 1)])
             replies += await probe([("retry", g, p), ("ack", g, p), ("purge", 1)])
         for reply in replies:
             if isinstance(reply, Exception) and not isinstance(_translate(reply), StoreFullError):
