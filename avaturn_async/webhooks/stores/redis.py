@@ -25,7 +25,7 @@ import contextlib
 import hashlib
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import quote, unquote_to_bytes
@@ -358,8 +358,9 @@ class RedisStore(StoreBase):
             )
         if not prefix:
             raise ValueError("prefix must not be empty")
-        self._connect: Callable[[], Any] = lambda: client
-        self._owned = False
+        self._client: Any = client
+        # With a URL, each start has a client of its own: a client belongs to the event loop that used it.
+        self._url: str | None = None
         self._root = prefix if re.search(r"\{[^}]+\}", prefix) else f"{prefix}:{{avaturn}}"
         # The highest position seen: a replica that lagged at a failover, with its clock behind, gives out higher ones.
         self._floor = 0
@@ -381,9 +382,7 @@ class RedisStore(StoreBase):
             ValueError: ``url`` is not a URL of Redis, or as in the constructor.
         """
         store = cls(_connect(url), ttl=ttl, prefix=prefix, lease=lease)
-        # A client belongs to the event loop that used it: each start gets a new one.
-        store._connect = partial(_connect, url)
-        store._owned = True
+        store._url = url
         return store
 
     def __repr__(self) -> str:
@@ -394,7 +393,7 @@ class RedisStore(StoreBase):
         if self._enter_loop() and self._run is not None:
             # The earlier loop ended without close(): its connections and tasks cannot be used or closed any more.
             self._run.closing = True
-            if not self._owned:
+            if self._url is None:
                 self._run.redis.connection_pool.reset()
             self._run = None
         # Another task may be connecting. If that task is cancelled, this one connects.
@@ -402,7 +401,8 @@ class RedisStore(StoreBase):
             if self._run is not None:
                 return
             loop = asyncio.get_running_loop()
-            run = _Run(self._connect(), loop, loop.create_future())
+            redis = self._client if self._url is None else _connect(self._url)
+            run = _Run(redis, loop, loop.create_future())
             run.ready.add_done_callback(_retrieve)
             run.tasks.append(loop.create_task(self._serve(run)))
             try:
@@ -685,7 +685,7 @@ class RedisStore(StoreBase):
         await asyncio.wait(run.tasks, timeout=DEADLINE)
         for command in run.waiting:
             command.reply.set_exception(StoreError("the store is closed"))
-        if self._owned:
+        if self._url is not None:
             with contextlib.suppress(RedisError, OSError):
                 await run.redis.aclose()
 
