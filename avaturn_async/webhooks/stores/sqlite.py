@@ -674,8 +674,7 @@ class SQLiteStore(StoreBase):
             if row[1] <= now - self.ttl_seconds:
                 db.execute("UPDATE groups SET used_at = ? WHERE id = ?", (now, row[0]))
             return int(row[0])
-        if row is not None:
-            db.execute("DELETE FROM deliveries WHERE group_id = ?", (row[0],))
+        db.execute("DELETE FROM deliveries WHERE group_id = (SELECT id FROM groups WHERE name = ?)", (_text(name),))
         cursor = db.execute("INSERT OR REPLACE INTO groups (name, used_at) VALUES (?, ?)", (_text(name), now))
         group_id = cursor.lastrowid or 0
         db.execute(
