@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 from support.store_machine import check_store
 
-from avaturn_async.errors import StoreError
 from avaturn_async.testing.stores import EventStoreContract
 from avaturn_async.webhooks.stores import sqlite
 from avaturn_async.webhooks.stores.base import EventStore, NewEntry
@@ -124,11 +123,10 @@ async def test_listener_is_called_with_none_for_more_entries_than_one_notificati
 async def test_call_that_fails_halfway_changes_nothing_and_the_others_of_its_transaction_go_on(tmp_path: Path) -> None:
     store = SQLiteStore(tmp_path / "store.db")
     await store.start()
-    body: Any = ["neither text nor bytes"]
-    wrong = NewEntry(("t",), body, key="k")
+    wrong: Any = NewEntry(("t",), b"wrong", key="k", unique_for="1")  # type: ignore[arg-type]
     entries = [NewEntry(("t",), b"1"), wrong, NewEntry(("t",), b"2")]
     results = await asyncio.gather(*map(store.append, entries), return_exceptions=True)
-    assert [type(result) for result in results] == [int, StoreError, int]
+    assert [type(result) for result in results] == [int, TypeError, int]
     assert [entry.body for entry in await store.read({"t": 0})] == [b"1", b"2"]
     assert not await store.contains("k")
     assert (await store.stats())["events"] == 2

@@ -716,6 +716,17 @@ async def test_claim_in_vain_writes_nothing(path: Path) -> None:
             assert watcher.execute("PRAGMA data_version").fetchone() != before
 
 
+async def test_append_that_is_refused_or_a_duplicate_writes_nothing(path: Path) -> None:
+    async with started(SQLiteStore(path, max_events=1)) as store:
+        await store.append(event(key="k"))
+        with closing(sqlite3.connect(path)) as watcher:
+            before = watcher.execute("PRAGMA data_version").fetchone()
+            assert await store.append(event(key="k")) == 0
+            with pytest.raises(StoreFullError):
+                await store.append(event(key="new"))
+            assert watcher.execute("PRAGMA data_version").fetchone() == before
+
+
 async def test_entries_of_another_process_are_told_in_few_notifications(path: Path) -> None:
     async with started(SQLiteStore(path)) as store, started(SQLiteStore(path)) as other:
         told: list[Iterable[str] | None] = []

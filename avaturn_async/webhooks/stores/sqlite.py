@@ -567,7 +567,7 @@ class SQLiteStore(StoreBase):
                     (_text(group),),
                 ).fetchone()
                 run.claimable_at[group] = math.inf if at is None else at
-            run.seen, run.returned, run.data_version = last, returned, data_version
+        run.seen, run.returned, run.data_version = last, returned, data_version
         return notifications
 
     def _translate(self, error: BaseException) -> BaseException:
@@ -595,21 +595,15 @@ class SQLiteStore(StoreBase):
 
     def _append(self, db: sqlite3.Connection, entry: NewEntry) -> int:
         now = self._clock()
-        default_ttl = self.ttl_seconds if entry.dispatch else 2 * self.ttl_seconds
-        expires_at = now + (default_ttl if entry.ttl is None else entry.ttl)
-        if entry.key is not None:
-            unique_until = expires_at if entry.unique_for is None else now + entry.unique_for
-            cursor = db.execute(
-                "INSERT INTO keys VALUES (?, ?) "
-                "ON CONFLICT DO UPDATE SET unique_until = excluded.unique_until WHERE unique_until <= ?",
-                (_text(entry.key), unique_until, now),
-            )
-            if cursor.rowcount == 0:
-                return 0
+        # A duplicate and an event that is refused write nothing, not even what is rolled back.
+        if entry.key is not None and self._contains(db, entry.key):
+            return 0
         if entry.dispatch:
             self._count_event(db, len(entry.body))
         else:
             db.execute("UPDATE totals SET records = records + 1")
+        default_ttl = self.ttl_seconds if entry.dispatch else 2 * self.ttl_seconds
+        expires_at = now + (default_ttl if entry.ttl is None else entry.ttl)
         cursor = db.execute(
             "INSERT INTO entries (at, expires_at, dispatch, topics, body) VALUES (?, ?, ?, ?, ?)",
             (now, expires_at, entry.dispatch, json.dumps(entry.topics), entry.body),
@@ -619,6 +613,9 @@ class SQLiteStore(StoreBase):
             "INSERT INTO topics (name, position) VALUES (?, ?)",
             [(_text(topic), position) for topic in dict.fromkeys(entry.topics)],
         )
+        if entry.key is not None:
+            unique_until = expires_at if entry.unique_for is None else now + entry.unique_for
+            db.execute("INSERT OR REPLACE INTO keys VALUES (?, ?)", (_text(entry.key), unique_until))
         if entry.dispatch:
             db.execute(
                 "INSERT INTO deliveries (group_id, position) SELECT id, ? FROM groups WHERE used_at > ?",
