@@ -74,12 +74,12 @@ class Throttle:
         else:
             self._active += 1
         try:
-            while (rest := self._paused_until - self._monotonic()) > 0:
-                await self._sleep(rest)
+            while (now := self._monotonic()) < self._paused_until:
+                await self._sleep(self._paused_until - now)
         except BaseException:
             self._give_back()
             raise
-        return self._monotonic()
+        return now
 
     def release(self, *, succeeded: bool) -> None:
         """Give the slot back. After as many successes as calls may run, one more may.
