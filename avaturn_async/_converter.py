@@ -22,6 +22,7 @@ from cattrs import (
     Converter,
     IterableValidationError,
 )
+from cattrs.cols import homogenous_tuple_structure_factory
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn
 
 from avaturn_async._validation import is_canonical_uuid
@@ -83,14 +84,13 @@ def _object_hook(cls: Any, converter: Converter) -> _Hook:
     has_extra = "extra" in names
     structure_fields: _Hook = make_dict_structure_fn(cls, converter)
 
-    def structure_object(value: Any, _: Any) -> Any:
+    def structure_object(value: dict[str, Any], _: Any) -> Any:
         if not isinstance(value, dict):
             raise _TypeMismatchError("object")
-        sent = cast("dict[str, Any]", value)
-        if has_extra and not (sent.keys() <= json_names and None not in sent.values()):
-            extra = {k: v for k, v in sent.items() if v is None or k not in json_names}
-            return structure_fields({**sent, "extra": extra}, cls)
-        return structure_fields(sent, cls)
+        if has_extra and not (value.keys() <= json_names and None not in value.values()):
+            extra = {k: v for k, v in value.items() if v is None or k not in json_names}
+            value = {**value, "extra": extra}
+        return structure_fields(value, cls)
 
     return structure_object
 
@@ -103,14 +103,13 @@ def _optional_hook(cls: Any, converter: Converter) -> _Hook:
 
 
 def _array_hook(cls: Any, converter: Converter) -> _Hook:
-    # cattrs iterates any iterable, also a str or a dict.
-    items: Any = list[get_args(cls)[0]]  # type: ignore[misc]
-    structure_items = converter.get_structure_hook(items)
+    structure_items: _Hook = homogenous_tuple_structure_factory(cls, converter)
 
     def structure_array(value: Any, _: Any) -> Any:
+        # cattrs iterates any iterable, also a str or a dict.
         if not isinstance(value, list):
             raise _TypeMismatchError("array")
-        return tuple(structure_items(value, items))
+        return structure_items(value, cls)
 
     return structure_array
 
