@@ -330,6 +330,16 @@ class Transport:
         limit = self._timeout if timeout is None else aiohttp.ClientTimeout(total=validate_timeout(timeout))
         if idempotent is None:
             idempotent = method in IDEMPOTENT_METHODS
+        options: dict[str, Any] = {
+            "data": body,
+            "headers": self._headers if body is None else self._json_headers,
+            "skip_auto_headers": _SKIP_AUTO_HEADERS if body is None and method != "GET" else None,
+            "timeout": limit,
+            "allow_redirects": False,
+            "raise_for_status": False,
+            "auto_decompress": True,
+            **self._request_options,
+        }
         retries = RetryState(self._retry, sleep=self._sleep, random=self._random)
         may_have_succeeded = False
         refused = False
@@ -341,7 +351,7 @@ class Transport:
             try:
                 if self.closed or state.session.closed:
                     await self.ready()  # raises: it was closed while this call waited
-                result = await self._attempt(state.session, method, url, path, body, limit, idempotent=idempotent)
+                result = await self._attempt(state.session, method, url, path, options, idempotent=idempotent)
                 if isinstance(result, bytes) or not isinstance(result.error, errors.RateLimitError):
                     refused, succeeded = False, True
                 else:
@@ -364,16 +374,13 @@ class Transport:
         method: str,
         url: URL,
         path: str,
-        body: bytes | None,
-        limit: aiohttp.ClientTimeout,
+        options: dict[str, Any],
         *,
         idempotent: bool,
     ) -> bytes | FailedAttempt:
         began = time.monotonic()
-        status = 0
         try:
-            response = await self._request(session, method, url, body, limit)
-            status = response.status
+            response = await self._request(session, method, url, options)
             # This gives the connection back, or closes it, also after an error.
             content = await response.read()
         except RuntimeError as cause:
@@ -382,7 +389,7 @@ class Transport:
             raise
         except TimeoutError:
             error: errors.AvaturnError = errors.AvaturnTimeoutError(
-                f"{method} {path}: no response within {limit.total:g} s"
+                f"{method} {path}: no response within {options['timeout'].total:g} s"
             )
             failed = FailedAttempt(error, retryable=idempotent)
         except (aiohttp.ClientError, OSError) as cause:
@@ -392,26 +399,16 @@ class Transport:
             failed = make_failed_attempt(error, cause, idempotent=idempotent)
         else:
             elapsed = (time.monotonic() - began) * 1000
-            logger.debug("%s %s: %d in %.0f ms", method, path, status, elapsed)
-            if 200 <= status < 300:  # noqa: PLR2004 - the 2xx
+            logger.debug("%s %s: %d in %.0f ms", method, path, response.status, elapsed)
+            if 200 <= response.status < 300:  # noqa: PLR2004 - the 2xx
                 return content
             return self._get_failure(method, path, response, content, idempotent=idempotent)
         logger.debug("%s in %.0f ms", error, (time.monotonic() - began) * 1000)
         return failed
 
     async def _request(
-        self, session: aiohttp.ClientSession, method: str, url: URL, body: bytes | None, limit: aiohttp.ClientTimeout
+        self, session: aiohttp.ClientSession, method: str, url: URL, options: dict[str, Any]
     ) -> aiohttp.ClientResponse:
-        options: dict[str, Any] = {
-            "data": body,
-            "headers": self._headers if body is None else self._json_headers,
-            "skip_auto_headers": _SKIP_AUTO_HEADERS if body is None and method != "GET" else None,
-            "timeout": limit,
-            "allow_redirects": False,
-            "raise_for_status": False,
-            "auto_decompress": True,
-            **self._request_options,
-        }
         try:
             return await session.request(method, url, **options)
         except aiohttp.ClientError:  # some are ValueErrors as well
@@ -420,8 +417,9 @@ class Transport:
             # aiohttp sends nothing and refuses our header if the session has credentials of its own: those of auth=,
             # or with trust_env those in ~/.netrc. A middleware runs later, so the token replaces them.
             pass
-        options["headers"] = {name: value for name, value in options["headers"].items() if name != hdrs.AUTHORIZATION}
-        return await session.request(method, url, **options, middlewares=(self._set_token,))
+        headers = {name: value for name, value in options["headers"].items() if name != hdrs.AUTHORIZATION}
+        options = {**options, "headers": headers, "middlewares": (self._set_token,)}
+        return await session.request(method, url, **options)
 
     async def _set_token(
         self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
