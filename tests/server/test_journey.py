@@ -160,7 +160,7 @@ async def by_photos(_: FakeAvaturn, client: AvaturnClient, router: SessionRouter
     return await export_avatar(client, avatar.id, folder / "avatar.glb", timeout=limit, router=router, poll=QUICK)
 
 
-async def run_journey(journey: Any, failures: list[Failure], folder: Path, *, limit: float = 2) -> AvaturnError | None:
+async def run_journey(journey: Any, failures: list[Failure], folder: Path, *, limit: float = 1) -> AvaturnError | None:
     """Run a journey, check what it leaves, and return the error that it ended with."""
     router, app = SessionRouter(), web.Application()
     WebhookReceiver(router, verifier=SIGNATURE, read_timeout=1).add_to(app, "/avaturn")
@@ -210,7 +210,7 @@ async def test_journey_ends_well_or_with_an_error_under_each_fault(
     temporary |= "x1 on /api/v1/exports/new" in failure.name and failure.name.startswith(
         ("502", "cut", "reset", "stall", "429 ")
     )
-    error = await run_journey(journey, [failure], tmp_path, limit=25 if temporary else 2)
+    error = await run_journey(journey, [failure], tmp_path, limit=25 if temporary else 1)
     if temporary:
         assert error is None
 
