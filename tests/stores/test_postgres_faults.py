@@ -227,11 +227,33 @@ async def in_recovery(server: PostgresServer, _: str) -> AsyncIterator[None]:
     await asyncio.to_thread(server.promote)
 
 
+async def reload(server: PostgresServer, statement: str, name: str, value: str) -> None:
+    """Change a parameter, and wait until every session has it."""
+    await execute(server, statement, "SELECT pg_reload_conf()")
+    # pg_reload_conf() only asks. The server signals its sessions before it accepts a connection with the new value.
+    while True:
+        async with connected(server) as connection:
+            if await connection.fetchval(f"SHOW {name}") == value:
+                return
+        await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def parameter(server: PostgresServer, name: str, value: str) -> AsyncIterator[None]:
+    """Give a parameter of the server another value for the time of the block."""
+    async with connected(server) as connection:
+        before = await connection.fetchval(f"SHOW {name}")
+    await reload(server, f"ALTER SYSTEM SET {name} = '{value}'", name, value)
+    try:
+        yield
+    finally:
+        await reload(server, f"ALTER SYSTEM RESET {name}", name, before)
+
+
 @asynccontextmanager
 async def read_only(server: PostgresServer, _: str) -> AsyncIterator[None]:
-    await execute(server, "ALTER SYSTEM SET default_transaction_read_only = on", "SELECT pg_reload_conf()")
-    yield
-    await execute(server, "ALTER SYSTEM RESET default_transaction_read_only", "SELECT pg_reload_conf()")
+    async with parameter(server, "default_transaction_read_only", "on"):
+        yield
 
 
 @asynccontextmanager
@@ -250,10 +272,8 @@ async def locked(server: PostgresServer, schema: str, table: str = "entries") ->
 
 @asynccontextmanager
 async def timing_out(server: PostgresServer, schema: str) -> AsyncIterator[None]:
-    await execute(server, "ALTER SYSTEM SET statement_timeout = 200", "SELECT pg_reload_conf()")
-    async with locked(server, schema):
+    async with parameter(server, "statement_timeout", "200ms"), locked(server, schema):
         yield
-    await execute(server, "ALTER SYSTEM RESET statement_timeout", "SELECT pg_reload_conf()")
 
 
 async def end_sessions(server: PostgresServer) -> None:
