@@ -120,12 +120,12 @@ class Api:
 
     def get_customization(self, _: RecordedRequest, avatar_id: str) -> Reply:
         """GET /api/v1/avatars/{id}/customization."""
-        return as_json(_get_customization(self._get_avatar(avatar_id)))
+        return as_json(_get_customization(self._get_avatar(avatar_id, "id")))
 
     def set_customization(self, request: RecordedRequest, avatar_id: str) -> Reply:
         """PUT /api/v1/avatars/{id}/customization. An assumption: it replaces the whole customization."""
         customization = validators.check_body(request, CUSTOMIZATION)
-        avatar = self._get_avatar(avatar_id)
+        avatar = self._get_avatar(avatar_id, "id")
         check_assets(customization)
         self.state.customize(avatar, customization)
         return Reply(status=202)
@@ -203,9 +203,9 @@ class Api:
             raise HTTPError(404, "User not found")
         return user_id
 
-    def _get_avatar(self, avatar_id: str) -> FakeAvatar:
-        """Return an avatar; refuse an unknown one (404 is an assumption)."""
-        validators.refuse(validators.uuid(avatar_id, ("path", "avatar_id")))
+    def _get_avatar(self, avatar_id: str, parameter: str = "avatar_id") -> FakeAvatar:
+        """Return the avatar that a parameter of the path names; refuse an unknown one (404 is an assumption)."""
+        validators.refuse(validators.uuid(avatar_id, ("path", parameter)))
         avatar = self.state.avatars.get(avatar_id.lower())
         if avatar is None:
             raise HTTPError(404, "Avatar not found")

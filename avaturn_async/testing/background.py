@@ -29,12 +29,20 @@ class Background:
             Exception: A task raised it: a callable that was passed to the fake is wrong.
         """
         while self.tasks:
-            tasks = list(self.tasks)
-            try:
-                await asyncio.gather(*tasks)
-            finally:
-                # The callbacks of finished tasks may not have run yet, and gather() does not pause for such tasks.
-                self.tasks.difference_update(task for task in tasks if task.done())
+            await self.wait_for(*self.tasks)
+
+    async def wait_for(self, *tasks: asyncio.Task[None]) -> None:
+        """Wait for tasks. A caller that is cancelled ends none of them, and the end of the fake ends the wait.
+
+        Raises:
+            Exception: A task raised it.
+        """
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        # Their callbacks may not have run yet.
+        self.tasks.difference_update(done)
+        for task in done:
+            if not task.cancelled():
+                task.result()
 
     async def close(self) -> None:
         """Cancel all tasks and wait for their end."""

@@ -11,10 +11,18 @@ from typing import Any, Self
 
 import attrs
 from attrs import define, field, frozen
+from multidict import CIMultiDict
 
 from avaturn_async.testing.messages import Reply
 
 _HTML_502 = "<html>\r\n<head><title>502 Bad Gateway</title></head>\r\n<body>502</body>\r\n</html>\r\n"
+
+
+def _validate(name: str, value: Any, *, lowest: int = 0, highest: float = math.inf) -> None:
+    """Refuse a value with which a fault would do nothing, or break the fake."""
+    if not isinstance(value, int | float) or not lowest <= value <= highest:
+        upper = "up" if highest == math.inf else f"to {highest}"
+        raise ValueError(f"{name} must be a number from {lowest} {upper}, not {value!r}")
 
 
 @frozen(kw_only=True)
@@ -60,8 +68,10 @@ class Fault:
         else:
             content, content_type = json.dumps(body), "application/json"
         raw = content.encode() if isinstance(content, str) else content
-        reply = Reply(status=status, body=raw, headers={"Content-Type": content_type, **(headers or {})})
-        return cls(response=reply, execute=execute)
+        _validate("status", status, lowest=100, highest=599)
+        merged = CIMultiDict({"Content-Type": content_type})
+        merged.update(headers or {})
+        return cls(response=Reply(status=status, body=raw, headers=merged), execute=execute)
 
     @classmethod
     def rate_limited(cls, retry_after: str | float | None = None) -> Self:
@@ -95,11 +105,13 @@ class Fault:
             at: Bytes of the request's body that are read before; by default all of them.
             execute: Whether the request is carried out nevertheless, if it was read whole.
         """
+        _validate("at", at or 0)
         return cls(reset_at=math.inf if at is None else at, execute=execute and at is None)
 
     @classmethod
     def cut(cls, at: int) -> Self:
         """End the response after this many bytes of its body, although its head promises more."""
+        _validate("at", at)
         return cls(cut_at=at)
 
     @classmethod
@@ -109,11 +121,13 @@ class Fault:
         Args:
             at: Bytes of its body that are sent before; by default the head is not sent either.
         """
+        _validate("at", at or 0)
         return cls(stall_at=-1 if at is None else at)
 
     @classmethod
     def slow(cls, seconds: float) -> Self:
         """Send the response after some seconds, by the fake's ``sleep``."""
+        _validate("seconds", seconds)
         return cls(delay=seconds)
 
 
@@ -185,6 +199,7 @@ class WebhookFault:
     @classmethod
     def duplicate(cls, copies: int = 2) -> Self:
         """Send it several times at once, with the same id."""
+        _validate("copies", copies)
         return cls(copies=copies)
 
     @classmethod
@@ -195,4 +210,5 @@ class WebhookFault:
     @classmethod
     def late(cls, seconds: float) -> Self:
         """Send it after some seconds, by the fake's ``sleep``."""
+        _validate("seconds", seconds)
         return cls(delay=seconds)

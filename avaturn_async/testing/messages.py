@@ -79,15 +79,20 @@ def media_type(content_type: str) -> str:
     return content_type.partition(";")[0].strip().lower()
 
 
+def is_json_type(content_type: str) -> bool:
+    """Return whether a Content-Type is one of JSON, as FastAPI sees it."""
+    kind = media_type(content_type)
+    return kind == "application/json" or kind.endswith("+json")
+
+
 def parse_body(content_type: str, body: bytes) -> Any:
     """Return the value of a JSON body, or the fields of a multipart form; None otherwise."""
-    kind = media_type(content_type)
-    if kind == "application/json" or kind.endswith("+json"):
+    if is_json_type(content_type):
         try:
             return json.loads(body)
         except (ValueError, RecursionError):
             return None
-    return _parse_form(content_type, body) if kind == "multipart/form-data" else None
+    return _parse_form(content_type, body) if media_type(content_type) == "multipart/form-data" else None
 
 
 def _parse_form(content_type: str, body: bytes) -> dict[str, str | FormFile]:

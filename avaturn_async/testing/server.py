@@ -9,13 +9,14 @@ import random
 import socket
 import struct
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from fnmatch import fnmatchcase
 from functools import partial
 from types import TracebackType
 from typing import Any, Literal, Self, cast
 from uuid import UUID
 
+import attrs
 from aiohttp import web
 from yarl import URL
 
@@ -30,8 +31,8 @@ from avaturn_async.testing.state import FakeState
 from avaturn_async.testing.validators import refuse
 from avaturn_async.testing.webhooks import NO_RETRIES, Delivery, Signer, Webhooks
 
-_Answers = Mapping[str, Callable[..., Reply]]
-"""Functions by HTTP method; each takes a RecordedRequest and, as keywords, the parameters of the path."""
+_Answer = Callable[..., Reply]
+"""Takes a RecordedRequest and, as keywords, the parameters of its path."""
 
 
 class FakeAvaturn:
@@ -73,7 +74,7 @@ class FakeAvaturn:
         violations: Wrong behaviour of a client that the server accepts, such as a token sent to an upload URL.
 
     Raises:
-        ValueError: ``webhook_url`` is not a URL with http or https.
+        ValueError: ``webhook_url`` is not a URL with http or https, or ``token`` is empty.
         TypeError: ``sign`` has no method ``sign()``.
     """
 
@@ -97,6 +98,8 @@ class FakeAvaturn:
         host: str = "127.0.0.1",
         port: int = 0,
     ) -> None:
+        if token == "":
+            raise ValueError("token must not be empty: None accepts any token")
         if sign is not None and (isinstance(sign, type) or not hasattr(sign, "sign")):
             raise TypeError(f"sign must be a verifier such as BasicAuth(user, password), not {get_kind(sign)}")
         self._address = (host, port)
@@ -156,7 +159,7 @@ class FakeAvaturn:
 
     async def __aenter__(self) -> Self:
         api, page = Api(state=self._state), Page(state=self._state, fake=self)
-        answers: dict[str, _Answers] = {
+        answers: dict[str, dict[str, _Answer]] = {
             "/api/v1/users/new": {"POST": api.create_user},
             "/api/v1/users/{user_id}": {"DELETE": api.delete_user},
             "/api/v1/users/{user_id}/avatars": {"GET": api.list_user_avatars},
@@ -174,11 +177,12 @@ class FakeAvaturn:
             "/session/{session_id}/edit": {"POST": page.edit},
             "/session/{session_id}/finish": {"POST": page.finish},
             "/page/{name}": {"GET": page.part},
-            "/{path:.*}": {},
         }
-        app = web.Application()
+        app = web.Application(middlewares=[self._refuse_unknown])
         for path, by_method in answers.items():
-            app.router.add_route("*", path, partial(self._handle, by_method))
+            for method, answer in by_method.items():
+                checked = partial(self._authenticate, answer) if path.startswith("/api/") else answer
+                app.router.add_route(method, path, partial(self._handle, checked))
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
         await self._runner.setup()
         host, port = self._address
@@ -242,7 +246,7 @@ class FakeAvaturn:
             self._state.customize(avatar, customization)
         task = self._background.spawn(self._state.process_avatar(avatar, session.id))
         if wait:
-            await asyncio.shield(task)
+            await self._background.wait_for(task)
         return UUID(avatar.id)
 
     def expire_urls(self) -> None:
@@ -289,13 +293,13 @@ class FakeAvaturn:
         self._released.set()
         self._released = asyncio.Event()
 
-    def fail_webhooks(self, fault: WebhookFault, *, event: str | None = None, times: int = 1) -> None:
+    def fail_webhooks(self, fault: WebhookFault, *, event: str | None = None, times: int | None = 1) -> None:
         """Apply a fault to the next webhooks.
 
         Args:
             fault: The fault.
             event: Type of the webhooks, such as ``export.ready``; by default any.
-            times: Number of webhooks.
+            times: Number of webhooks; None for all.
 
         Raises:
             ValueError: ``event`` is not a type of event.
@@ -304,32 +308,45 @@ class FakeAvaturn:
         validate_type("fault", fault, WebhookFault, ": such as WebhookFault.drop()")
         if event not in {None, "avatar.ready", "export.ready", "render.ready"}:
             raise ValueError(f"event must be avatar.ready, export.ready or render.ready, not {event!r}")
-        self._webhooks.faults += [(fault, event)] * times
+        self._webhooks.plan(fault, event, math.inf if times is None else times)
 
     async def resend(self, *, everything: bool = False) -> None:
         """Send each webhook again that got no 2xx, or all webhooks."""
         await self._webhooks.resend(everything=everything)
 
-    def fail_tasks(self, kind: str, *, times: int = 1) -> None:
+    def fail_tasks(self, kind: str, *, times: int | None = 1) -> None:
         """Let the next avatars, exports or renders end as failed.
 
         Args:
             kind: ``avatar``, ``export`` or ``render``.
-            times: Number of them.
+            times: Number of them; None for all.
 
         Raises:
             ValueError: ``kind`` is not one of these.
         """
         if kind not in {"avatar", "export", "render"}:
             raise ValueError(f"kind must be avatar, export or render, not {kind!r}")
-        self._state.failures[kind] += times
+        self._state.failures[kind] += math.inf if times is None else times
 
     async def _process(self) -> None:
         """Wait while an avatar, an export or a render is made."""
         await self._sleep(self.processing_delay)
 
-    async def _handle(self, answers: _Answers, request: web.Request) -> web.StreamResponse:
-        """Record a request, and answer it as its path and a planned fault say."""
+    @web.middleware
+    async def _refuse_unknown(
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        """Refuse an unknown path or method as FastAPI does."""
+        error = request.match_info.http_exception
+        if error is None:
+            return await handler(request)
+        reply = as_json({"detail": error.reason}, status=error.status)
+        if isinstance(error, web.HTTPMethodNotAllowed):
+            reply = attrs.evolve(reply, headers={**reply.headers, "Allow": ", ".join(sorted(error.allowed_methods))})
+        return await self._handle(lambda *_: reply, request)
+
+    async def _handle(self, answer: _Answer, request: web.Request) -> web.StreamResponse:
+        """Record a request, and answer it as its route and a planned fault say."""
         fault = self._take_fault(request)
         limit = math.inf if fault.reset_at is None else fault.reset_at
         received = bytearray()
@@ -349,7 +366,14 @@ class FakeAvaturn:
             parsed=parse_body(request.headers.get("Content-Type", ""), body),
         )
         self.requests.append(recorded)
-        reply = self._answer(answers, request, recorded) if fault.execute else Reply()
+        if "Authorization" in request.headers and not request.path.startswith("/api/"):
+            self.violations.append(f"{request.method} {request.path}: an Authorization header where none belongs")
+        reply = Reply()
+        if fault.execute:
+            try:
+                reply = answer(recorded, **request.match_info)
+            except HTTPError as refused:
+                reply = refused.reply
         sent = asyncio.Event()
         if reply.then is not None:
             self._background.spawn(_start_after(sent, reply.then))
@@ -372,26 +396,12 @@ class FakeAvaturn:
                 return fault
         return Fault()
 
-    def _answer(self, answers: _Answers, request: web.Request, recorded: RecordedRequest) -> Reply:
-        """Return the answer to a request; refuse an unknown path or method as FastAPI does."""
-        if request.method not in answers:
-            status, detail = (405, "Method Not Allowed") if answers else (404, "Not Found")
-            return as_json({"detail": detail}, status=status)
-        try:
-            self._check_token(request)
-            return answers[request.method](recorded, **request.match_info)
-        except HTTPError as refused:
-            return refused.reply
-
-    def _check_token(self, request: web.Request) -> None:
-        """Refuse a request to the API without the token (the body of the 401 is an assumption)."""
-        header = request.headers.get("Authorization", "")
-        scheme, _, token = header.partition(" ")
-        if not request.path.startswith("/api/"):
-            if header:
-                self.violations.append(f"{request.method} {request.path}: an Authorization header where none belongs")
-        elif scheme.lower() != "bearer" or not token or self._token not in {None, token}:
+    def _authenticate(self, answer: _Answer, request: RecordedRequest, **parameters: str) -> Reply:
+        """Return the answer to a request to the API; refuse one without the token (the body is an assumption)."""
+        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not token or self._token not in {None, token}:
             raise HTTPError(401, "Not authenticated")
+        return answer(request, **parameters)
 
     async def _send(self, request: web.Request, reply: Reply, fault: Fault) -> web.StreamResponse:
         transport = cast("asyncio.Transport", request.transport)
@@ -413,13 +423,14 @@ class FakeAvaturn:
             return whole
         response = web.StreamResponse(status=reply.status, headers=reply.headers)
         response.content_length = len(reply.body)
+        body = b"" if request.method == "HEAD" else reply.body
         await response.prepare(request)
-        await response.write(reply.body[:stops])
+        await response.write(body[:stops])
         if fault.cut_at is not None:
             transport.close()
         else:
             await self._released.wait()
-            await response.write(reply.body[stops:])
+            await response.write(body[stops:])
         return response
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import quote
@@ -92,7 +91,7 @@ class FakeState:
     """Whether export.ready and render.ready have a session_id too; the published examples do not."""
     glb: bytes = field(repr=False)
     """The content of exports."""
-    failures: Counter[str] = field(factory=Counter[str])
+    failures: dict[str, float] = field(factory=lambda: {"avatar": 0.0, "export": 0.0, "render": 0.0})
     """How many of the next avatars, exports and renders end as failed."""
     url: str = ""
     users: set[str] = field(factory=set[str])

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
 from avaturn_async._validation import parse_id
-from avaturn_async.testing.messages import HTTPError, RecordedRequest
+from avaturn_async.testing.messages import HTTPError, RecordedRequest, is_json_type
 
 Place = tuple[str | int, ...]
 Problem = dict[str, Any]
@@ -147,10 +147,12 @@ def check_body(request: RecordedRequest, check: Check) -> dict[str, Any]:
     """Return the JSON object in the body of a request; refuse an invalid one."""
     if not request.body:
         raise HTTPError(422, [problem(("body",), "Field required", "missing")])
-    if request.parsed is None and "json" in request.headers.get("Content-Type", "").lower():
+    is_json = is_json_type(request.headers.get("Content-Type", ""))
+    if is_json and request.parsed is None:
         raise HTTPError(422, [problem(("body", 0), "JSON decode error", "json_invalid")])
-    refuse(check(request.parsed, ("body",)))
-    return cast("dict[str, Any]", request.parsed)
+    value = request.parsed if is_json else None
+    refuse(check(value, ("body",)))
+    return cast("dict[str, Any]", value)
 
 
 def refuse(problems: Iterator[Problem]) -> None:

@@ -64,10 +64,20 @@ class _Message:
     accepted: bool = False
 
 
+@define(kw_only=True)
+class _PlannedFault:
+    """A fault, and the webhooks that it still applies to."""
+
+    fault: WebhookFault
+    event: str | None
+    """Type of the webhooks; None for any."""
+    left: float
+
+
 def _validate_url(_: Any, __: Any, url: str | None) -> None:
     """Refuse a URL that cannot receive webhooks. The error does not contain it, since it can hold a secret."""
     with suppress(ValueError):
-        if url is None or (URL(url).scheme in {"http", "https"} and URL(url).host):
+        if url is None or (URL(url).scheme in {"http", "https"} and (URL(url).host or "").encode("idna")):
             return
     raise ValueError("webhook_url must be a URL such as http://127.0.0.1:8080/webhook")
 
@@ -85,10 +95,14 @@ class Webhooks:
     sleep: Callable[[float], Awaitable[object]]
     events: list[dict[str, Any]] = field(factory=list[dict[str, Any]])
     deliveries: list[Delivery] = field(factory=list[Delivery])
-    faults: list[tuple[WebhookFault, str | None]] = field(factory=list[tuple[WebhookFault, str | None]])
+    _faults: list[_PlannedFault] = field(init=False, factory=list["_PlannedFault"])
     _messages: list[_Message] = field(init=False, factory=list[_Message])
     _held: list[_Message] = field(init=False, factory=list[_Message])
     _http: aiohttp.ClientSession | None = field(init=False, default=None)
+
+    def plan(self, fault: WebhookFault, event: str | None, times: float) -> None:
+        """Apply a fault to the next webhooks of a type, or of any."""
+        self._faults.append(_PlannedFault(fault=fault, event=event, left=times))
 
     async def send(self, event: dict[str, Any], *, id: str) -> None:  # noqa: A002 - the name in the design
         """Send an event; return after the first attempt, or at once if a fault delays it."""
@@ -99,7 +113,7 @@ class Webhooks:
         if fault.held:
             self._held.append(message)
         elif fault.delay:
-            self.background.spawn(self._deliver(message, after=fault.delay))
+            self.background.spawn(self._deliver_late(message, fault.delay))
         else:
             await asyncio.gather(*(self._deliver(message) for _ in range(fault.copies)))
             await self.send_held()
@@ -113,6 +127,7 @@ class Webhooks:
 
     async def resend(self, *, everything: bool) -> None:
         """Send each webhook again that was not accepted, or all webhooks."""
+        self._held.clear()
         for message in list(self._messages):
             if everything or not message.accepted:
                 await self._deliver(message)
@@ -124,16 +139,19 @@ class Webhooks:
             self._http = None
 
     def _take_fault(self, name: str) -> WebhookFault:
-        for planned in self.faults:
-            if planned[1] in {None, name}:
-                self.faults.remove(planned)
-                return planned[0]
+        for planned in self._faults:
+            if planned.event in {None, name} and planned.left > 0:
+                planned.left -= 1
+                return planned.fault
         return WebhookFault()
 
-    async def _deliver(self, message: _Message, *, after: float = 0.0) -> None:
-        """Send the message once, after some seconds; if it is not accepted, retry in the background."""
-        if after:
-            await self.sleep(after)
+    async def _deliver_late(self, message: _Message, seconds: float) -> None:
+        await self.sleep(seconds)
+        await self._deliver(message)
+        await self.send_held()
+
+    async def _deliver(self, message: _Message) -> None:
+        """Send the message once; if it is not accepted, retry in the background."""
         if not await self._attempt(message) and self.retries:
             self.background.spawn(self._retry(message))
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-from collections.abc import AsyncIterator
+import re
+from collections.abc import AsyncIterator, Callable
 
 import aiohttp
 import pytest
 
 from avaturn_async import AvaturnClient, RateLimitError, RetryPolicy
-from avaturn_async.testing import FakeAvaturn, Fault, VirtualTime
+from avaturn_async.testing import FakeAvaturn, Fault, VirtualTime, WebhookFault
 
 _TOKEN = {"Authorization": "Bearer token"}
 
@@ -68,6 +69,7 @@ async def test_fault_applies_to_its_path_method_and_number_of_requests(
         (Fault.answer(200, b"\xff"), 200, {}, b"\xff"),
         (Fault.answer(302, headers={"Location": "/x"}), 302, {"Location": "/x"}, b"null"),
         (Fault.answer(500, "no", headers={"Content-Type": "a/b"}), 500, {"Content-Type": "a/b"}, b"no"),
+        (Fault.answer(500, "no", headers={"content-type": "a/b"}), 500, {"Content-Type": "a/b"}, b"no"),
         (Fault.answer(204, b""), 204, {}, b""),
     ],
 )
@@ -113,6 +115,35 @@ async def test_fault_with_execute_still_carries_out_the_request(
             pass
         await fake.wait_idle()
         assert (len(fake.events) == 2) is works
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Fault.answer(99), "status must be a number from 100 to 599, not 99"),
+        (lambda: Fault.cut(-1), "at must be a number from 0 up, not -1"),
+        (lambda: Fault.reset(at=-1), "at must be a number from 0 up, not -1"),
+        (lambda: Fault.stall(at=-1), "at must be a number from 0 up, not -1"),
+        (lambda: Fault.slow(float("nan")), "seconds must be a number from 0 up, not nan"),
+        (lambda: WebhookFault.late(-1), "seconds must be a number from 0 up, not -1"),
+        (lambda: WebhookFault.duplicate(-1), "copies must be a number from 0 up, not -1"),
+    ],
+)
+def test_fault_with_a_number_out_of_range_is_refused(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        make()
+
+
+@pytest.mark.parametrize("fault", [Fault.cut(2), Fault.stall(2)])
+async def test_response_to_head_has_no_body_with_a_fault(fake: FakeAvaturn, fault: Fault) -> None:
+    fake.fail(fault)
+    reader, writer = await asyncio.open_connection(*fake.url.removeprefix("http://").split(":"))
+    writer.write(b"HEAD /x HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+    head = await reader.readuntil(b"\r\n\r\n")
+    assert b"Content-Length: 22" in head
+    fake.release()
+    assert await reader.read() == b""
+    writer.close()
 
 
 async def test_reset_fault_ends_the_connection_without_a_response(

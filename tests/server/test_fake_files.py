@@ -21,7 +21,7 @@ from avaturn_async import (
     NewAvatar,
     User,
 )
-from avaturn_async.testing import FakeAvaturn, FormFile
+from avaturn_async.testing import FakeAvaturn, Fault, FormFile
 from avaturn_async.testing.messages import parse_body
 from avaturn_async.testing.samples import read_sample_glb, read_sample_image
 
@@ -187,7 +187,11 @@ async def test_token_sent_to_an_upload_or_file_url_is_a_violation(
         pass
     async with http.get(export_url, headers=headers):
         pass
-    assert [complaint.split()[0] for complaint in fake.violations] == ["POST", "GET"]
+    # Also where the file is not sent.
+    fake.fail(Fault.answer(503))
+    async with http.get(export_url, headers=headers):
+        pass
+    assert [complaint.split()[0] for complaint in fake.violations] == ["POST", "GET", "GET"]
     assert not any("token" in c.split(":")[0] or "signature" in c for c in fake.violations)
 
 

@@ -48,6 +48,41 @@ def test_url_before_the_start_is_an_error_that_says_how_to_start() -> None:
         AvaturnClient("token", base_url=FakeAvaturn().url)
 
 
+def test_empty_token_is_refused() -> None:
+    with pytest.raises(ValueError, match="token must not be empty: None accepts any token"):
+        FakeAvaturn(token="")
+
+
+async def test_wait_that_is_cancelled_ends_no_task() -> None:
+    released = asyncio.Event()
+
+    async def sleep(_: float) -> None:
+        await released.wait()
+
+    async with FakeAvaturn(sleep=sleep) as fake, AvaturnClient("token", base_url=fake.url) as client:
+        user = await client.create_user()
+        session = await client.new_session(user.id)
+        waits = [asyncio.ensure_future(fake.finish_session(session.id)), asyncio.ensure_future(fake.wait_idle())]
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        for wait in waits:
+            wait.cancel()
+        await asyncio.wait(waits)
+        released.set()
+        await fake.wait_idle()
+        assert len(fake.events) == 1
+
+
+async def test_end_of_the_fake_ends_a_wait() -> None:
+    async with FakeAvaturn(sleep=lambda _: asyncio.Event().wait()) as fake:
+        async with AvaturnClient("token", base_url=fake.url) as client:
+            user = await client.create_user()
+            await fake.finish_session((await client.new_session(user.id)).id, wait=False)
+        wait = asyncio.ensure_future(fake.wait_idle())
+        await asyncio.sleep(0)
+    await wait
+
+
 async def test_token_option_makes_every_other_token_invalid() -> None:
     async with FakeAvaturn(token="mine") as fake:
         async with AvaturnClient("mine", base_url=fake.url) as client:
@@ -293,6 +328,20 @@ async def test_close_cancels_processing_and_can_be_repeated() -> None:
     assert len(asyncio.all_tasks()) == 1
 
 
+async def test_unusual_request_is_refused_as_fastapi_does(fake: FakeAvaturn) -> None:
+    async with aiohttp.ClientSession() as http:
+        # Not the answer to POST /users/new: "new" is the id of a user here.
+        async with http.delete(f"{fake.url}/api/v1/users/new", headers={"Authorization": "Bearer any"}) as response:
+            assert response.status == 404
+        async with http.get(f"{fake.url}/no%0Aplace") as response:
+            assert response.status == 404
+        form = aiohttp.FormData()
+        form.add_field("user_id", "u", filename="x")
+        url = f"{fake.url}/api/v1/sessions/new"
+        async with http.post(url, data=form, headers={"Authorization": "Bearer any"}) as response:
+            assert response.status == 422
+
+
 async def test_request_is_recorded_as_it_was_sent(fake: FakeAvaturn) -> None:
     form = aiohttp.FormData()
     form.add_field("a-file", b"\r\n--\0", filename="x.bin", content_type="application/x-it")
@@ -302,7 +351,7 @@ async def test_request_is_recorded_as_it_was_sent(fake: FakeAvaturn) -> None:
             async with http.post(f"{fake.url}/no/such%2Fplace?q=%C3%A9", **sent) as response:
                 assert response.status == 404
         async with http.get(f"{fake.url}/api/v1/users/new") as response:
-            assert response.status == 405
+            assert (response.status, response.headers["Allow"]) == (405, "DELETE, POST")
     first = fake.requests[0]
     assert (first.method, first.raw_path) == ("POST", "/no/such%2Fplace?q=%C3%A9")
     assert first.path == "/no/such/place"

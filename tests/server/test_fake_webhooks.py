@@ -174,7 +174,9 @@ async def test_exception_of_the_signer_is_raised_by_finish_session(receiver: Rec
             await make_avatars(fake)
 
 
-@pytest.mark.parametrize("url", ["", "127.0.0.1:8080/hook", "/hook", "ftp://127.0.0.1/hook?secret=x"])
+@pytest.mark.parametrize(
+    "url", ["", "127.0.0.1:8080/hook", "/hook", "ftp://127.0.0.1/hook?secret=x", "http://xn--/?secret=x"]
+)
 def test_invalid_webhook_url_is_refused_without_repeating_it(url: str) -> None:
     with pytest.raises(ValueError, match="webhook_url must be") as refused:
         FakeAvaturn(url)
@@ -242,6 +244,34 @@ async def test_late_webhook_is_sent_after_its_seconds(
     await fake.wait_idle()
     assert len(receiver.taken) == 1
     assert 3600 in virtual.slept
+
+
+async def test_late_webhook_sends_the_held_one_after_it(
+    fake: FakeAvaturn, receiver: Receiver, virtual: VirtualTime
+) -> None:
+    fake.fail_webhooks(WebhookFault.reorder())
+    fake.fail_webhooks(WebhookFault.late(3600))
+    first, second = await make_avatars(fake, 2)
+    while len(receiver.taken) < 2:
+        await asyncio.sleep(0.01)
+    assert receiver.avatar_ids == [second, first]
+    assert 3600 in virtual.slept
+
+
+async def test_held_webhook_that_resend_sent_is_not_sent_again(fake: FakeAvaturn, receiver: Receiver) -> None:
+    fake.fail_webhooks(WebhookFault.reorder())
+    (first,) = await make_avatars(fake)
+    await fake.resend()
+    await fake.wait_idle()
+    assert receiver.avatar_ids == [first]
+
+
+async def test_fault_without_a_number_applies_to_all_webhooks_and_tasks(fake: FakeAvaturn, receiver: Receiver) -> None:
+    fake.fail_webhooks(WebhookFault.drop(), event="avatar.ready", times=None)
+    fake.fail_tasks("avatar", times=None)
+    await make_avatars(fake, 3)
+    assert receiver.taken == []
+    assert [event["status"] for event in fake.events] == ["failed"] * 3
 
 
 async def test_webhook_fault_applies_to_its_event(fake: FakeAvaturn, receiver: Receiver) -> None:
