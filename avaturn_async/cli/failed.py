@@ -42,12 +42,15 @@ async def list_failed(options: argparse.Namespace) -> None:
     async with _open_log(options) as log:
         count = 0
         for group in await _get_groups(log.store):
-            for failed in await log.store.failed(group, limit=MAX_LISTED):
+            listed = await log.store.failed(group, limit=MAX_LISTED)
+            for failed in listed:
                 entry = failed.entry
                 name, session = await _describe(log, entry)
                 attempts = f"{failed.attempts} attempts"
                 say(f"{group}  {entry.position}  {attempts}  {name}  {session}  {printable(failed.reason)}")
                 count += 1
+            if len(listed) == MAX_LISTED:
+                say(f"{group}  there may be more than these {MAX_LISTED}")
         if not count:
             say("no failed events")
 
@@ -64,12 +67,20 @@ async def retry(options: argparse.Namespace) -> None:
             groups = [options.handler]
         count = 0
         for group in groups:
-            failed = [each.entry.position for each in await log.store.failed(group, limit=MAX_LISTED)]
-            if unknown := set(options.positions).difference(failed):
-                raise CommandError(f"{group}: no failed event at position {min(unknown)}")
-            chosen = options.positions or failed
-            await log.store.retry(group, chosen)
-            count += len(chosen)
+            returned: set[int] = set()
+            # Several pages; an app that runs may give an event up again meanwhile.
+            while (
+                failed := {each.entry.position for each in await log.store.failed(group, limit=MAX_LISTED)} - returned
+            ):
+                if unknown := set(options.positions) - failed:
+                    where = f" among the oldest {MAX_LISTED}" if len(failed) == MAX_LISTED else ""
+                    raise CommandError(f"{group}: no failed event at position {min(unknown)}{where}")
+                chosen = set(options.positions) or failed
+                await log.store.retry(group, sorted(chosen))
+                returned |= chosen
+                if options.positions:
+                    break
+            count += len(returned)
         say(f"returned to their handlers: {count}")
 
 

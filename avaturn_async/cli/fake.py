@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 
 from avaturn_async.cli.options import add_address_options, address_errors, integer, seconds, web_url
 from avaturn_async.cli.output import UsageError, say
@@ -97,10 +98,11 @@ async def fake(options: argparse.Namespace) -> None:
                     fake.fail_tasks(fault, times=times)
         except ValueError as error:
             raise UsageError(f"--fault: {error}") from None
-    with address_errors(options):
-        async with fake:
-            say(_USAGE.format(url=fake.url, token=options.token or "anything"))
-            await asyncio.Event().wait()
+    async with AsyncExitStack() as stack:
+        with address_errors(options):
+            await stack.enter_async_context(fake)
+        say(_USAGE.format(url=fake.url, token=options.token or "anything"))
+        await asyncio.Event().wait()
 
 
 def _parse_fault(text: str) -> tuple[Fault | WebhookFault | str, int | None, str | None]:
@@ -109,17 +111,18 @@ def _parse_fault(text: str) -> tuple[Fault | WebhookFault | str, int | None, str
     times, _, where = rest.partition(":")
     kind, _, value = spec.partition("=")
     values = value.split("/") if value else []
-    if kind not in _KINDS or (len(values) != len(_KINDS[kind][1]) and (values or kind not in _KINDS_WITH_DEFAULT)):
-        raise argparse.ArgumentTypeError(f"not a fault: {spec}")
+    if kind not in _KINDS:
+        raise argparse.ArgumentTypeError(f"not a fault: {spec}; give one of {', '.join(_KINDS)}")
     make, types = _KINDS[kind]
-    try:
-        fault = make(*(parse(value) for parse, value in zip(types, values, strict=False)))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
+    if len(values) != len(types) and (values or kind not in _KINDS_WITH_DEFAULT):
+        raise argparse.ArgumentTypeError(f"{spec}: {kind} takes {('no value', 'one value', 'two values')[len(types)]}")
     if not times:
         times = "all" if kind == "rate_limit" else "1"
-    if times == "all" and not isinstance(fault, Fault):
-        raise argparse.ArgumentTypeError(f"{spec} needs a number of times")
+    try:
+        fault = make(*(parse(value) for parse, value in zip(types, values, strict=False)))
+        count = None if times == "all" else _number(times)
+    except (ValueError, argparse.ArgumentTypeError) as error:
+        raise argparse.ArgumentTypeError(f"{text}: {error}") from None
     if where and isinstance(fault, str):
-        raise argparse.ArgumentTypeError(f"{spec} has no path or event")
-    return fault, None if times == "all" else _number(times), where or None
+        raise argparse.ArgumentTypeError(f"{text}: {kind} has no path or event")
+    return fault, count, where or None

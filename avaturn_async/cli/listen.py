@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import re
 import time
 
 import attrs
@@ -11,7 +12,7 @@ from aiohttp import web
 from yarl import URL
 
 from avaturn_async.cli.options import add_address_options, add_timeout_option, serving, web_url
-from avaturn_async.cli.output import CommandError, printable, say
+from avaturn_async.cli.output import CommandError, printable, report, say
 from avaturn_async.cli.raw_http import send_request
 from avaturn_async.cli.schemes import DEFAULT_PARAMETER, add_scheme_options, make_verifier
 from avaturn_async.webhooks import (
@@ -40,8 +41,8 @@ def add_listen_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _path(text: str) -> str:
-    if not text.startswith("/") or any(c in text for c in "?#{}"):
-        raise argparse.ArgumentTypeError("must be a path such as /avaturn")
+    if not re.fullmatch(r"(/[A-Za-z0-9._~-]*)+", text):
+        raise argparse.ArgumentTypeError("must be a path such as /avaturn, of letters, digits and . _ ~ -")
     return text
 
 
@@ -55,10 +56,10 @@ async def listen(options: argparse.Namespace) -> None:
         # Without the query, which can hold a secret.
         path = printable(request.raw_path.partition("?")[0])
         now = time.strftime("%H:%M:%S")
-        say(f"{now}  {printable(request.method)} {path}: 404, webhooks go to {options.path}", "red")
+        report(f"{now}  {printable(request.method)} {path}: 404, webhooks go to {options.path}", "red")
         return web.Response(status=404)
 
-    app.router.add_route("*", "/{path:.*}", refuse_other_path)
+    app.router.add_route("*", "/{path:(?s:.*)}", refuse_other_path)
     async with serving(app, options) as url:
         query = f"?{options.parameter or DEFAULT_PARAMETER}=…" if options.scheme == "query" else ""
         say(f"listening at {url}{options.path}{query}")
@@ -82,14 +83,14 @@ class PrintingReceiver(WebhookReceiver):
         line = f"{time.strftime('%H:%M:%S')}  {_describe(event)}"
         style = _STYLES.get(str(getattr(event, "status", "")), "")
         if self._forward is None:
-            say(line, style)
+            report(line, style)
             return reply
         try:
             status = await send_request(self._forward, request, timeout=self._timeout)
         except CommandError as error:
-            say(f"{line}  not forwarded, {error}", "red")
+            report(f"{line}  not forwarded, {error}", "red")
             return WebhookReply(status=502)
-        say(f"{line}  forwarded: {status}", style)
+        report(f"{line}  forwarded: {status}", style)
         return WebhookReply(status=status)
 
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 from collections.abc import AsyncGenerator, Callable, Generator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from uuid import UUID
 
 from aiohttp import web
 from yarl import URL
 
 from avaturn_async._validation import parse_id
-from avaturn_async.cli.output import CommandError
+from avaturn_async.cli.output import CommandError, get_reason
 
 
 def integer(lowest: int, highest: int) -> Callable[[str], int]:
@@ -42,23 +41,21 @@ def uuid(text: str) -> UUID:
     """Parse an id in canonical form."""
     try:
         return parse_id(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
+    except ValueError:
+        raise argparse.ArgumentTypeError("must be a UUID, such as 0a1b2c3d-0000-4000-8000-000000000001") from None
 
 
 def web_url(text: str) -> URL:
     """Parse the URL of a request. The message of an error does not contain the URL, which can hold a secret."""
-    try:
+    with suppress(ValueError):
         url = URL(text)
-    except ValueError:
-        url = URL()
-    if url.scheme not in {"http", "https"} or not url.host:
-        raise argparse.ArgumentTypeError("must be a URL such as http://127.0.0.1:8080/avaturn")
-    if url.user or url.password:
-        raise argparse.ArgumentTypeError(
-            "must have no user or password: use --scheme basic, --user, and the secret for the password"
-        )
-    return url
+        if url.user or url.password:
+            raise argparse.ArgumentTypeError(
+                "must have no user or password: use --scheme basic, --user, and the secret for the password"
+            )
+        if url.scheme in {"http", "https"} and (url.host or "").encode("idna"):
+            return url
+    raise argparse.ArgumentTypeError("must be a URL such as http://127.0.0.1:8080/avaturn")
 
 
 def add_address_options(parser: argparse.ArgumentParser, *, port: int) -> None:
@@ -101,6 +98,4 @@ def address_errors(options: argparse.Namespace) -> Generator[None]:
     try:
         yield
     except OSError as error:
-        # asyncio replaces strerror with a text of its own; errors of getaddrinfo have a negative errno.
-        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
-        raise CommandError(f"cannot listen on {options.host}:{options.port}: {reason}") from None
+        raise CommandError(f"cannot listen on {options.host}:{options.port}: {get_reason(error)}") from None

@@ -15,6 +15,7 @@ import json
 import os
 import re
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from typing import Any
 from aiohttp import web
 
 from avaturn_async.cli.options import add_address_options, add_timeout_option, integer, serving, web_url
-from avaturn_async.cli.output import CommandError, get_reason, printable, say, say_status
+from avaturn_async.cli.output import CommandError, complain, get_reason, printable, report, say, say_status
 from avaturn_async.cli.raw_http import send_request
 from avaturn_async.webhooks import WebhookRequest
 
@@ -36,7 +37,9 @@ _IN_QUERY = re.compile(r"[!-~\x80-\xff]*")
 
 def add_record_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``record``."""
-    parser.add_argument("file", type=Path, metavar="FILE", help="lines of JSON are added to it; mode 0600")
+    parser.add_argument(
+        "file", type=Path, metavar="FILE", help="lines of JSON are added to it; mode 0600; bodies up to 1 MiB"
+    )
     add_address_options(parser, port=8080)
     parser.add_argument(
         "--answer", type=integer(200, 599), default=200, metavar="STATUS", help="status of each answer (%(default)s)"
@@ -48,12 +51,18 @@ async def record(options: argparse.Namespace) -> None:
     """Keep every request in a file, until interrupted."""
     file = _open_to_append(options.file)
 
+    def refuse(status: int, reason: str, headers: Mapping[str, str] | None = None) -> web.Response:
+        complain(f"a request was not kept: {reason}")
+        return web.Response(status=status, headers=headers)
+
     async def keep(request: web.Request) -> web.Response:
         try:
             async with asyncio.timeout(options.timeout):
                 body = await request.read()
         except TimeoutError:
-            raise web.HTTPRequestTimeout from None
+            return refuse(408, "its body did not come in time")
+        except web.HTTPRequestEntityTooLarge:
+            return refuse(413, f"its body has more than {_MAX_BODY} bytes")
         path, _, query = request.raw_path.encode(errors="surrogateescape").decode(_BYTES).partition("?")
         headers = [[name.decode(_BYTES), value.decode(_BYTES)] for name, value in request.raw_headers]
         now = datetime.now(UTC)
@@ -73,16 +82,15 @@ async def record(options: argparse.Namespace) -> None:
             _append(file, json.dumps(values).encode() + b"\n")
         except OSError as error:
             # The sender can repeat the request when the disk has room.
-            print(f"not kept: {get_reason(error)}", file=sys.stderr)  # noqa: T201 - a command
-            return web.Response(status=503, headers={"Retry-After": "5"})
+            return refuse(503, get_reason(error), headers={"Retry-After": "5"})
         # Without values of the query and of headers, which can be secrets.
         names = ", ".join(name for name, _ in headers)
         target = printable(path) + ("?…" if query else "")
-        say(f"{now:%H:%M:%S}  {request.method} {target}  {len(body)} bytes  ({names})")
+        report(f"{now:%H:%M:%S}  {request.method} {target}  {len(body)} bytes  ({names})")
         return web.Response(status=options.answer)
 
     app = web.Application(client_max_size=_MAX_BODY)
-    app.router.add_route("*", "/{path:.*}", keep)
+    app.router.add_route("*", "/{path:(?s:.*)}", keep)
     with file:
         async with serving(app, options) as url:
             say(f"recording what is sent to {url} into {options.file}")
@@ -94,9 +102,13 @@ def _open_to_append(path: Path) -> io.FileIO:
     try:
         if path.exists() and not path.is_file():
             raise CommandError(f"cannot write {path}: not a regular file")
+        is_whole = not path.exists() or path.read_bytes()[-1:] in {b"", b"\n"}
         file = io.FileIO(path, "a", opener=lambda name, flags: os.open(name, flags, 0o600))
         # An existing file can have another mode.
         path.chmod(0o600)
+        if not is_whole:
+            # The first delivery must not become a part of the last line.
+            file.write(b"\n")
     except OSError as error:
         raise CommandError(f"cannot write {path}: {get_reason(error)}") from None
     return file
@@ -125,11 +137,7 @@ def add_replay_options(parser: argparse.ArgumentParser) -> None:
 
 async def replay(options: argparse.Namespace) -> int:
     """Send recorded requests again, in order; return 1 if one of them gets no 2xx."""
-    deliveries = _read_deliveries(options.file)
-    if options.line is not None:
-        if options.line not in deliveries:
-            raise CommandError(f"{options.file} has no line {options.line} with a delivery")
-        deliveries = {options.line: deliveries[options.line]}
+    deliveries = _read_deliveries(options.file, options.line)
     code = 0
     for number, (at, request) in deliveries.items():
         status = await send_request(options.url, request, timeout=options.timeout)
@@ -138,21 +146,21 @@ async def replay(options: argparse.Namespace) -> int:
     return code
 
 
-def _read_deliveries(path: Path) -> dict[int, tuple[str, WebhookRequest]]:
-    """Return time and request of the deliveries in a file by their line numbers; empty lines are skipped."""
+def _read_deliveries(path: Path, only: int | None) -> dict[int, tuple[str, WebhookRequest]]:
+    """Return time and request of all deliveries in a file, or of the one in a line; empty lines are skipped."""
     try:
         lines = path.read_bytes().splitlines()
     except OSError as error:
         raise CommandError(f"cannot read {path}: {get_reason(error)}") from None
     deliveries: dict[int, tuple[str, WebhookRequest]] = {}
     for number, line in enumerate(lines, 1):
-        if line.strip():
+        if line.strip() and only in {None, number}:
             try:
                 deliveries[number] = _parse_delivery(line)
             except (KeyError, TypeError, ValueError, RecursionError):
                 raise CommandError(f"{path}, line {number}: not a recorded delivery") from None
     if not deliveries:
-        raise CommandError(f"{path} holds no deliveries")
+        raise CommandError(f"{path} holds no delivery" + ("" if only is None else f" in line {only}"))
     return deliveries
 
 

@@ -21,7 +21,7 @@ def add_send_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``send``."""
     add = parser.add_argument
     add("url", type=web_url, metavar="URL", help="where to post")
-    add("--event", default="avatar.ready", metavar="NAME", help="avatar.ready, export.ready, render.ready …")
+    add("--event", default="avatar.ready", metavar="NAME", help="avatar.ready, export.ready, render.ready, or another")
     add("--status", default="ready", help="how it ended: ready or failed (%(default)s)")
     add("--avatar-id", type=uuid, metavar="UUID", help="made up if not given")
     add("--user-id", metavar="ID", help="made up if not given")

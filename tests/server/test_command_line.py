@@ -75,8 +75,10 @@ def _ends() -> Iterator[None]:
         (["fake", "--port", "x"], "must be a number from 0 to 65535"),
         (["listen", "--path", "avaturn", *HMAC], "must be a path such as /avaturn"),
         (["listen", "--path", "/{x}", *HMAC], "must be a path such as /avaturn"),
+        (["listen", "--path", "/a%20b", *HMAC], "must be a path such as /avaturn"),
         (["send", f"localhost:80?k={SECRET}"], "must be a URL such as"),
         (["send", f"http://[{SECRET}"], "must be a URL such as"),
+        (["send", f"http://xn--/?k={SECRET}"], "must be a URL such as"),
         (["fake", "--webhook-url", f"h:1/?k={SECRET}"], "--webhook-url: must be a URL such as"),
         (["send", f"http://u:{SECRET}@h/"], "must have no user or password"),
         (["send", "http://h/", "--timeout", "soon"], "must be a number of seconds"),
@@ -84,7 +86,7 @@ def _ends() -> Iterator[None]:
         (["fake", "--processing-delay", "-1"], "must be a number of seconds"),
         (["replay", "f", "http://h/", "--line", "0"], "must be a number from 1 "),
         (["record", "f", "--answer", "99"], "must be a number from 200 to 599"),
-        (["send", "http://h/", "--avatar-id", "{x}"], "UUID in canonical form"),
+        (["send", "http://h/", "--avatar-id", "{x}"], "must be a UUID, such as"),
         (["send", "http://h/", "--body", "/nowhere"], "cannot read /nowhere"),
         (["fake", "--signature-header", "a b"], "name of a header"),
     ],
@@ -235,6 +237,21 @@ async def test_output_to_a_closed_pipe_is_dropped(monkeypatch: pytest.MonkeyPatc
     assert len(requests) == 1
 
 
+async def test_output_that_cannot_be_written_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    async with raw_server() as (port, _):
+        with pytest.MonkeyPatch.context() as patched, os.fdopen(os.open("/dev/full", os.O_WRONLY), "w") as stdout:
+            patched.setattr(sys, "stdout", stdout)
+            assert await asyncio.to_thread(main, ["send", f"http://127.0.0.1:{port}"]) == 1
+    assert "cannot write to standard output: No space left on device" in capsys.readouterr().err
+
+
+async def test_closed_standard_output_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    async with raw_server() as (port, requests):
+        assert await asyncio.to_thread(main, ["send", f"http://127.0.0.1:{port}"]) == 0
+    assert len(requests) == 1
+
+
 @pytest.mark.parametrize("has_rich", [True, False], ids=["rich", "no rich"])
 async def test_output_on_a_terminal_is_colored_if_rich_is_installed(
     *, has_rich: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -267,10 +284,12 @@ async def test_markup_of_rich_is_printed_as_it_is(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
-def test_characters_that_the_encoding_lacks_are_escaped(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_characters_that_the_encoding_lacks_are_escaped(
+    encoding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PYTHONIOENCODING", encoding)
     monkeypatch.setenv("PYTHONUTF8", "0")
-    command = command_line("listen", "--path", "/\u0416", "--port", "0", *HMAC)
+    command = command_line("record", str(tmp_path / "\u0416"), "--port", "0")
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline().endswith(b"/\\u0416\n")

@@ -170,6 +170,25 @@ async def test_retry_needs_a_handler_or_all(words: tuple[str, ...], run: Run, ca
     assert "name a HANDLER, as avaturn failed shows it, or give --all" in capsys.readouterr().err
 
 
+async def test_more_failed_events_than_one_page_are_all_retried(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("avaturn_async.cli.failed.MAX_LISTED", 2)  # not ten thousand events
+    path = str(tmp_path / "events.db")
+    store = SQLiteStore(path)
+    await store.start()
+    await store.create_group("mail")
+    new = importlib.import_module("avaturn_async.webhooks.stores.base").NewEntry((), b"x")
+    for _ in range(3):
+        await store.fail("mail", await store.append(new), "reason")
+    await store.close()
+    assert "mail  there may be more than these 2" in (await run("failed", path))[1]
+    code, _, err = await run("retry", path, "mail", "12345")
+    assert (code, err) == (1, "error: mail: no failed event at position 12345 among the oldest 2\n")
+    assert (await run("retry", path, "--all"))[:2] == (0, "returned to their handlers: 3\n")
+    assert (await run("failed", path))[:2] == (0, "no failed events\n")
+
+
 async def test_entry_that_is_no_event_is_listed_too(tmp_path: Path, run: Run) -> None:
     path = str(tmp_path / "events.db")
     store = SQLiteStore(path)

@@ -7,6 +7,7 @@ import json
 import os
 import resource
 import stat
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,19 @@ async def test_recording_is_appended_and_readable_only_by_its_owner(commands: Co
     assert [len(file.read_bytes().splitlines()) for file in (new, existing)] == [1, 2]
 
 
+async def test_recording_that_ends_within_a_line_gets_a_new_line_first(commands: Commands, tmp_path: Path) -> None:
+    file = tmp_path / "f"
+    file.write_bytes(make_line() + b'{"at": "2026-')
+    async with commands.serve("record", str(file)) as server:
+        await commands.run("send", server.url)
+    lines = file.read_bytes().splitlines()
+    assert (len(lines), lines[1], json.loads(lines[2])["method"]) == (3, b'{"at": "2026-', "POST")
+    async with raw_server() as (port, requests):
+        # The line that is not whole does not prevent the replay of another.
+        assert (await commands.run("replay", str(file), f"http://127.0.0.1:{port}", "--line", "3")).code == 0
+    assert len(requests) == 1
+
+
 async def test_new_recording_is_never_readable_by_others(
     commands: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -118,7 +132,20 @@ async def test_request_that_does_not_reach_the_disk_gets_503(
             patched.setattr(os, "fsync", fail)
             assert (await commands.run("send", server.url)).out[1].endswith(": 503")
         assert file.read_bytes() == b""
-        assert server.errors.get(timeout=10) == "not kept: No space left on device"
+        assert server.errors.get(timeout=10) == "a request was not kept: No space left on device"
+
+
+async def test_request_is_kept_and_answered_if_its_line_cannot_be_printed(
+    commands: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "f"
+    async with commands.serve("record", str(file)) as server:
+        with monkeypatch.context() as patched, os.fdopen(os.open("/dev/full", os.O_WRONLY), "w") as stdout:
+            patched.setattr(sys, "stdout", stdout)
+            status = await post_raw(server.url, b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n")
+        assert status.split()[1] == b"200"
+        assert server.errors.get(timeout=10) == "cannot write to standard output: No space left on device"
+    assert len(file.read_bytes().splitlines()) == 1
 
 
 async def test_full_disk_leaves_no_half_line_and_later_requests_are_kept(commands: Commands, tmp_path: Path) -> None:
@@ -132,19 +159,20 @@ async def test_full_disk_leaves_no_half_line_and_later_requests_are_kept(command
 
 
 @pytest.mark.parametrize(
-    ("rest", "timeout", "status"),
+    ("rest", "timeout", "status", "reason"),
     [
-        (b"Content-Length: 5\r\n\r\nx", "0.01", b"408"),
-        (b"Content-Length: 1500000\r\n\r\n" + b"x" * 1_500_000, "60", b"413"),
+        (b"Content-Length: 5\r\n\r\nx", "0.01", b"408", "its body did not come in time"),
+        (b"Content-Length: 1500000\r\n\r\n" + b"x" * 1_500_000, "60", b"413", "its body has more than 1048576 bytes"),
     ],
     ids=["slow", "large"],
 )
-async def test_body_beyond_the_limits_is_refused_and_not_kept(
-    rest: bytes, timeout: str, status: bytes, commands: Commands, tmp_path: Path
+async def test_body_beyond_the_limits_is_refused_reported_and_not_kept(
+    rest: bytes, timeout: str, status: bytes, reason: str, commands: Commands, tmp_path: Path
 ) -> None:
     file = tmp_path / "f"
     async with commands.serve("record", str(file), "--timeout", timeout) as server:
         line = await post_raw(server.url, b"POST / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n" + rest)
+        assert server.errors.get(timeout=10) == f"a request was not kept: {reason}"
     assert line.split()[1] == status
     assert file.read_bytes() == b""
 
@@ -185,7 +213,7 @@ async def test_replay_sends_one_line_with_the_query_of_the_url(commands: Command
         assert requests[0].startswith(b"POST /y?b=2 HTTP/1.1\r\n")
         assert requests[0].endswith(b"\r\n\r\n2")
         replayed = await commands.run("replay", str(file), f"http://127.0.0.1:{port}", "--line", "4")
-        assert (replayed.code, replayed.err) == (1, [f"error: {file} has no line 4 with a delivery"])
+        assert (replayed.code, replayed.err) == (1, [f"error: {file} holds no delivery in line 4"])
     assert len(requests) == 1
 
 
@@ -197,7 +225,7 @@ async def test_empty_line_of_a_recording_is_skipped_and_counted(commands: Comman
         assert (replayed.code, [line.split(",")[0] for line in replayed.out]) == (0, ["line 2", "line 4"])
         await commands.run("replay", str(file), f"http://127.0.0.1:{port}", "--line", "4")
         replayed = await commands.run("replay", str(file), f"http://127.0.0.1:{port}", "--line", "3")
-        assert replayed.err == [f"error: {file} has no line 3 with a delivery"]
+        assert replayed.err == [f"error: {file} holds no delivery in line 3"]
     assert [request.partition(b"\r\n\r\n")[2] for request in requests] == [b"{}", b"[]", b"[]"]
 
 
@@ -215,7 +243,7 @@ async def test_file_without_deliveries_is_a_failure(commands: Commands, tmp_path
     file = tmp_path / "empty"
     file.touch()
     replayed = await commands.run("replay", str(file), "http://127.0.0.1:1")
-    assert (replayed.code, replayed.err) == (1, [f"error: {file} holds no deliveries"])
+    assert (replayed.code, replayed.err) == (1, [f"error: {file} holds no delivery"])
 
 
 @pytest.mark.parametrize(("name", "reason"), [("missing/f", "No such file or directory"), (".", "")])
