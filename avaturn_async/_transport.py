@@ -120,6 +120,11 @@ def _validate_http(http: Any) -> None:
     is_function = callable(http) and not isinstance(http, type) and not inspect.iscoroutinefunction(http)
     if not (isinstance(http, aiohttp.ClientSession) or is_function):
         raise TypeError(f"http must be a ClientSession, or a plain function that returns one, not {get_kind(http)}")
+    _validate_auth(http)
+
+
+def _validate_auth(http: Any) -> None:
+    """Refuse a ClientSession with credentials, since aiohttp sends no header with a token beside them."""
     # aiohttp 4 has no ClientSession.auth.
     if getattr(http, "auth", None) is not None:
         raise ValueError("the ClientSession given as http= has auth= of its own: give one without")
@@ -234,6 +239,7 @@ class Transport:
             if not isinstance(session, aiohttp.ClientSession):
                 session = session()
                 validate_type("the result of the function given as http=", session, aiohttp.ClientSession)
+                _validate_auth(session)
             # A call waits for its slot here and not in the connector, where its timeout would run already.
             connector = session.connector
             limits = [limit, connector and connector.limit, connector and connector.limit_per_host]
@@ -409,16 +415,13 @@ class Transport:
     async def _request(
         self, session: aiohttp.ClientSession, method: str, url: URL, options: dict[str, Any]
     ) -> aiohttp.ClientResponse:
-        try:
-            return await session.request(method, url, **options)
-        except aiohttp.ClientError:  # some are ValueErrors as well
-            raise
-        except ValueError:
-            # aiohttp sends nothing and refuses our header if the session has credentials of its own: those of auth=,
-            # or with trust_env those in ~/.netrc. A middleware runs later, so the token replaces them.
-            pass
-        headers = {name: value for name, value in options["headers"].items() if name != hdrs.AUTHORIZATION}
-        options = {**options, "headers": headers, "middlewares": (self._set_token,)}
+        if session.trust_env and hasattr(session, "_middlewares"):
+            # aiohttp takes the credentials in ~/.netrc and refuses our header beside them. A middleware runs later, so
+            # the token replaces them. Those of the request replace those of the session, which aiohttp 3.14 keeps in a
+            # private attribute only; without it aiohttp raises if there are credentials.
+            headers = {name: value for name, value in options["headers"].items() if name != hdrs.AUTHORIZATION}
+            middlewares = (self._set_token, *session._middlewares)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+            options = {**options, "headers": headers, "middlewares": middlewares}
         return await session.request(method, url, **options)
 
     async def _set_token(

@@ -145,18 +145,66 @@ async def test_session_without_the_attribute_auth_is_accepted(monkeypatch: pytes
         assert await AvaturnClient(TOKEN, base_url=server.url, http=http).create_user() == User(id="u")
 
 
+async def fail_with_a_value_error(*_: object) -> None:
+    raise ValueError("of the caller")
+
+
+async def fail_after_the_response(
+    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+) -> aiohttp.ClientResponse:
+    (await handler(request)).release()
+    raise ValueError("of the caller")
+
+
+@pytest.mark.parametrize("trust_env", [True, False])
+@pytest.mark.parametrize("source", ["trace of the client", "trace of the session", "middleware"])
+async def test_value_error_of_the_caller_after_the_response_is_raised_and_nothing_is_sent_again(
+    source: str, *, trust_env: bool
+) -> None:
+    trace = aiohttp.TraceConfig()
+    trace.on_request_end.append(fail_with_a_value_error)
+    async with (
+        serve(USER) as server,
+        aiohttp.ClientSession(
+            trust_env=trust_env,
+            trace_configs=[trace] if source == "trace of the session" else [],
+            middlewares=[fail_after_the_response] if source == "middleware" else [],
+        ) as http,
+    ):
+        own: dict[str, Any] = {"trace_configs": [trace], "trust_env": trust_env}
+        options = own if source == "trace of the client" else {"http": http}
+        async with AvaturnClient(TOKEN, base_url=server.url, **options) as client:
+            with pytest.raises(ValueError, match="of the caller"):
+                await client.create_user()
+        assert len(server.requests) == 1
+
+
+@pytest.mark.filterwarnings("ignore:.*[aA]uth.*:DeprecationWarning")
+async def test_function_given_as_http_must_return_a_session_without_credentials() -> None:
+    async with aiohttp.ClientSession(auth=aiohttp.BasicAuth("a", "b")) as http:
+        with pytest.raises(ValueError, match="auth= of its own"):
+            await AvaturnClient(TOKEN, http=lambda: http).create_user()
+
+
 @pytest.mark.parametrize("own_session", [True, False])
 async def test_token_replaces_credentials_in_netrc(
     *, own_session: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "netrc").write_text("machine 127.0.0.1 login jane password hush\n")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    async with serve(USER) as server, aiohttp.ClientSession(trust_env=True) as http:
+    seen: list[str | None] = []
+
+    async def watch(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+        seen.append(request.headers.get("Authorization"))
+        return await handler(request)
+
+    async with serve(USER) as server, aiohttp.ClientSession(trust_env=True, middlewares=[watch]) as http:
         options: dict[str, Any] = {"trust_env": True} if own_session else {"http": http}
         async with AvaturnClient(TOKEN, base_url=server.url, **options) as client:
             assert await client.create_user() == User(id="u")
         [request] = server.requests
     assert request.headers["Authorization"] == f"Bearer {TOKEN}"
+    assert seen == ([] if own_session else [f"Bearer {TOKEN}"])
 
 
 @pytest.mark.parametrize("how", ["proxy", "trust_env", "trust_env without a scheme", "http"])
