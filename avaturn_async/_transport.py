@@ -65,9 +65,9 @@ _STATUS_ERRORS: dict[int, type[errors.AvaturnStatusError]] = {
     422: errors.RequestValidationError,
     429: errors.RateLimitError,
 }
-# The user part and the query of a URL can be credentials. A JSON encoder may have escaped the slashes. URLs without
-# either match, too, so that the search is linear in the length of the text.
-_URL = re.compile(r"(https?:(?:\\?/){2})(?:[^\s\"'<>/?#]*@)?([^\s\"'<>?#]*)(?:[?#][^\s\"'<>]*)?", re.IGNORECASE)
+# The user part and the query of a URL can be credentials, and may hold an apostrophe (RFC 3986, 2.2). A JSON encoder
+# may have escaped the slashes. URLs without either match, too, so that the search is linear in the length of the text.
+_URL = re.compile(r"(https?:(?:\\?/){2})(?:[^\s\"<>/?#]*@)?([^\s\"<>?#]*)(?:[?#][^\s\"<>]*)?", re.IGNORECASE)
 
 
 class _ConnectionLostError(aiohttp.ClientConnectionError):

@@ -51,7 +51,7 @@ _MAX_RESPONSE = 1 << 16
 _MAX_EXCERPT = 200
 # Shorter parts of a URL are no secrets, but could be words of a sentence.
 _MIN_SECRET_LENGTH = 8
-_ANY_URL = re.compile(r"https?:(?:\\?/){2}[^\s\"'<>]*", re.IGNORECASE)
+_ANY_URL = re.compile(r"https?:(?:\\?/){2}[^\s\"<>]*", re.IGNORECASE)
 
 
 @frozen

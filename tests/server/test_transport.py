@@ -311,6 +311,8 @@ ECHO = json.dumps(
         "url": f"https://s.example/x?k={HIDDEN}",
         "more": f"http://a:{HIDDEN}@b.example/#{HIDDEN}",
         "user": f"http://a:{HIDDEN}@b.example/",
+        "name": f"https://s.example/x?name=UTF-8''a.glb&k={HIDDEN}",
+        "password": f"http://a:it's-{HIDDEN}@b.example/",
     }
 ).encode()
 LEAKY: list[Step] = [

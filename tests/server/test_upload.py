@@ -330,7 +330,7 @@ async def test_error_status_is_raised_also_if_the_connection_breaks_afterwards()
 
 async def test_words_of_the_server_are_cut_and_hold_no_part_of_the_url() -> None:
     words = (
-        b"no: https://h/path/PATHPATHPATH?key=SECRETSECRET/%2F or https:\\/\\/h\\/x?SECRET2 or PATHPATHPATHREST "
+        b"no: https://h/path/PATHPATHPATH?key=SECRETSECRET/%2F or https:\\/\\/h\\/x?a=UTF-8''b&SECRET2 or PATHPATHPATHREST "
         b"and key=SECRETSECRET/%2F, SECRETSECRET// \xff " + b"x" * 400
     )
     url = "/PATHPATHPATH/PATHPATHPATHREST?key=SECRETSECRET/%2F"
