@@ -17,6 +17,7 @@ import ssl as ssl_module
 import time
 import urllib.request
 from collections.abc import Awaitable, Callable, Sequence
+from functools import cached_property
 from typing import Any, TypeAlias, TypeVar
 
 import aiohttp
@@ -91,6 +92,18 @@ def make_failed_attempt(error: errors.AvaturnError, cause: Exception, *, idempot
     # A certificate that is invalid now is invalid in a second, too.
     permanent = isinstance(cause, aiohttp.ClientConnectorCertificateError)
     return FailedAttempt(error, retryable=(idempotent or not_sent) and not permanent, had_no_effect=not_sent)
+
+
+def find_secret(secret: str) -> re.Pattern[str]:
+    """Return a pattern that finds a text, also with characters escaped as in JSON or percent-encoded as in a URL."""
+
+    def spell(character: str) -> str:
+        literal, code = re.escape(character), f"{ord(character):04x}"
+        encoded = "%".join(f"(?i:(?:25)?{byte:02x})" for byte in character.encode(errors="replace"))
+        return rf"(?:{literal}|\\{literal}|\\u(?i:{code})|%{encoded})"
+
+    # In a form, + stands for a space.
+    return re.compile("".join(spell(c) if c not in " +" else rf"(?:{spell(' ')}|{spell('+')})" for c in secret))
 
 
 def find_proxy(url: URL, proxy: str | URL | None, *, trust_env: bool) -> URL | None:
@@ -307,10 +320,10 @@ class Transport:
         """
         try:
             value = loads(content)
-            return value if model is object else structure(value, model)
+            return value if model is object else structure(value, model, redact=self.redact)
         except errors.AvaturnDecodeError as error:
             message, problems = error.args
-        raise errors.AvaturnDecodeError(f"{method} {path}: {message}", tuple(map(self.redact, problems)))
+        raise errors.AvaturnDecodeError(f"{method} {path}: {message}", problems)
 
     async def send(
         self,
@@ -456,9 +469,13 @@ class Transport:
         retryable = status == 503 and retry_after is not None  # noqa: PLR2004
         return FailedAttempt(error, retryable=retryable, retry_after=retry_after)
 
+    @cached_property
+    def _token_pattern(self) -> re.Pattern[str]:
+        return find_secret(self._token)
+
     def redact(self, text: str) -> str:
         """Return the text without the token and without users and queries of URLs, cut at 200 characters."""
-        text = text.replace(self._token, "[token]")
+        text = self._token_pattern.sub("[token]", text)
         return _URL.sub(r"\1\2", text)[:_MAX_BODY_EXCERPT]
 
 

@@ -352,6 +352,36 @@ async def test_no_log_repr_or_exception_shows_the_token_or_the_secret_of_a_url(
         assert HIDDEN not in text
 
 
+SLASHED = "sk-a1+b2/c3=="
+SPELLINGS = [
+    SLASHED,
+    SLASHED.replace("/", "\\/"),
+    SLASHED.replace("=", "\\u003D").replace("+", "\\u002b"),
+    "sk-a1%2Bb2%2Fc3%3D%3D",
+    "sk-a1%2bb2/c3%3d=",
+    "sk-a1%252Bb2%252Fc3%253D%253D",
+    "%73k-a1 b2/c3==",
+]
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+async def test_error_does_not_show_a_token_that_the_server_echoes_escaped_or_encoded(spelling: str) -> None:
+    raw = b"x" * 160 + f" token {spelling} and {spelling}{spelling}".encode()
+    async with serve(response(401, raw=raw)) as server, AvaturnClient(SLASHED, base_url=server.url) as client:
+        with pytest.raises(AuthenticationError) as caught:
+            await client.create_user()
+    assert caught.value.body == "x" * 160 + " token [token] and [token][token]"
+    assert "b2" not in get_all_text(caught.value)
+
+
+async def test_token_is_removed_from_the_problem_of_a_decode_error_before_it_is_cut() -> None:
+    async with connect(response(200, {"metadata": {"x" * 170 + TOKEN: 5}})) as (client, _):
+        with pytest.raises(AvaturnDecodeError) as caught:
+            await client.get_customization(AVATAR)
+    assert caught.value.problems == ("expected str at $.metadata." + "x" * 170 + "[to",)
+    assert TOKEN[:2] + "k-" not in get_all_text(caught.value)
+
+
 async def test_problem_of_a_decode_error_does_not_show_the_token() -> None:
     async with connect(response(200, {"metadata": {TOKEN: 5}})) as (client, _):
         with pytest.raises(AvaturnDecodeError) as caught:
