@@ -26,6 +26,7 @@ from yarl import URL
 
 from avaturn_async._converter import loads
 from avaturn_async._retry import FailedAttempt
+from avaturn_async._transport import find_secret
 from avaturn_async._validation import validate_on_progress
 from avaturn_async.errors import AvaturnDecodeError, TransferError
 from avaturn_async.models import BodyType
@@ -398,8 +399,10 @@ def _check_response(description: str, content: bytes, sent: int, total: int) -> 
 def _get_excerpt(content: bytes, url: URL) -> str:
     """Return the beginning of a response, without URLs and without the parts of this one."""
     text = _ANY_URL.sub("[URL]", " ".join(content.decode(errors="replace").split()))
-    parts = {*url.raw_path.split("/"), *url.path.split("/"), *url.query.values(), url.raw_query_string}
+    pairs = [*url.query.items(), *(pair.partition("=")[::2] for pair in url.raw_query_string.split("&"))]
+    values = (value or name for name, value in pairs)
+    parts = {*url.raw_path.split("/"), *url.path.split("/"), *values, url.raw_query_string}
     for part in sorted(parts, key=len, reverse=True):
         if len(part) >= _MIN_SECRET_LENGTH:
-            text = text.replace(part, "[URL]")
+            text = find_secret(part).sub("[URL]", text)
     return f": {text[:_MAX_EXCERPT]}" if text else ""

@@ -344,6 +344,26 @@ async def test_words_of_the_server_are_cut_and_hold_no_part_of_the_url() -> None
 
 
 @pytest.mark.parametrize(
+    ("query", "words"),
+    [
+        ("sig=SECRETab%2Bcdefgh%3D&exp=1700000000", "signature SECRETab%2Bcdefgh%3D has expired"),
+        ("sig=SECRETab%2Bcdefgh%3D&exp=1700000000", "signature SECRETab%2bcdefgh%3d has expired"),
+        ("sig=SECRETab%2Bcdefgh%3D&exp=1700000000", "signature SECRETab+cdefgh= has expired"),
+        ("sig=SECRETab%2Bcdefgh%3D&exp=1700000000", "signature SECRETab cdefgh= has expired"),
+        ("sig=SECRETab+cdefgh&exp=1", "signature SECRETab+cdefgh has expired"),
+        ("sig=SECRETab/cdefgh&exp=1", "signature SECRETab\\/cdefgh has expired"),
+        ("SECRETabcdefgh&exp=1", "signature SECRETabcdefgh has expired"),
+        ("sig=SECRET%FFabcdefgh&exp=1", "signature SECRET%FFabcdefgh has expired"),
+    ],
+)
+async def test_value_in_the_query_of_an_upload_url_is_removed_in_each_spelling(query: str, words: str) -> None:
+    async with serving(response(403, raw=words.encode())) as made:
+        with pytest.raises(TransferError, match=r"403: signature \[URL\] has expired") as caught:
+            await made.upload(url=f"/up?{query}")
+    assert "SECRET" not in get_all_text(caught.value)
+
+
+@pytest.mark.parametrize(
     ("step", "kind", "words"),
     [
         (reset, AvaturnConnectionError, "upload to 127.0.0.1: "),
