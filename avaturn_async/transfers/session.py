@@ -18,6 +18,7 @@ import random as random_module
 import re
 import socket
 import time
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AsyncExitStack, contextmanager
@@ -159,11 +160,16 @@ class GuardedResolver(AbstractResolver):
         """Do nothing: the TransferSession closes the resolver."""
 
 
+def _new_pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(_MAX_THREADS, thread_name_prefix="avaturn_files")
+
+
 class FileThreads:
     """Threads for blocking file work, so that it waits for nothing but other file work of the client."""
 
     def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(_MAX_THREADS, thread_name_prefix="avaturn_files")
+        # The pool of each process by its id: a forked child has the object of its parent's, and none of its threads.
+        self._pools: defaultdict[int, ThreadPoolExecutor] = defaultdict(_new_pool)
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a function in a thread and return its result.
@@ -171,11 +177,11 @@ class FileThreads:
         A cancelled caller waits for a function that runs already, since the caller goes on to close its file
         (``asyncio.to_thread`` would not wait). A function that still waits for a thread is not called then.
         """
-        return await self._wait(self._pool.submit(function, *args, **kwargs), cancellable=True)
+        return await self._wait(self._pools[os.getpid()].submit(function, *args, **kwargs), cancellable=True)
 
     async def run_always(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a function in a thread, also if the caller is cancelled: for the removal of files."""
-        return await self._wait(self._pool.submit(function, *args, **kwargs), cancellable=False)
+        return await self._wait(self._pools[os.getpid()].submit(function, *args, **kwargs), cancellable=False)
 
     async def _wait(self, job: Future[T], *, cancellable: bool) -> T:
         future = asyncio.wrap_future(job)
@@ -194,7 +200,7 @@ class FileThreads:
 
     def close(self) -> None:
         """Let the threads end, without waiting for them."""
-        self._pool.shutdown(wait=False)
+        self._pools[os.getpid()].shutdown(wait=False)
 
 
 class TransferSession:

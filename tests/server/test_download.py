@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
 import re
 import secrets
+import signal
 import stat
 import subprocess
 import sys
@@ -947,6 +949,39 @@ async def test_close_of_the_client_ends_a_download_and_its_threads(tmp_path: Pat
         with pytest.raises(ClientClosedError):
             await made.download(tmp_path)
     assert list_names(tmp_path) == []
+
+
+FORKING = """
+import asyncio, os, sys
+from avaturn_async import AvaturnClient
+
+url, folder = sys.argv[1:]
+client = AvaturnClient("token", base_url=url)
+asyncio.run(client.download(f"{url}/parent.glb", folder))
+child = os.fork()
+if not child:
+    asyncio.run(client.download(f"{url}/child.glb", folder))
+asyncio.run(client.close())
+if child:
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no os.fork")
+async def test_client_that_downloaded_a_file_does_so_in_a_forked_process_too(tmp_path: Path) -> None:
+    async with serving(file(MODEL)) as made:
+        program = await asyncio.create_subprocess_exec(
+            # Python 3.12 and later warn of a fork beside threads.
+            *(sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORKING, made.url, str(tmp_path)),
+            start_new_session=True,
+        )
+        try:
+            async with asyncio.timeout(30):
+                assert await program.wait() == 0
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(program.pid, signal.SIGKILL)
+    assert list_names(tmp_path) == ["child.glb", "parent.glb"]
 
 
 async def read(client: AvaturnClient, url: str, **options: Any) -> bytes:
