@@ -13,12 +13,14 @@ import json
 import logging
 import random as random_module
 import re
+import socket
 import ssl as ssl_module
 import time
 import urllib.request
 from collections.abc import Awaitable, Callable, Sequence
 from functools import cached_property
 from typing import Any, TypeAlias, TypeVar
+from weakref import WeakSet
 
 import aiohttp
 from aiohttp import hdrs
@@ -86,6 +88,22 @@ async def _send_once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHand
     raise _ConnectionLostError(reason)
 
 
+class Sockets(WeakSet[socket.socket]):
+    """The sockets of a ClientSession in one event loop."""
+
+    def create(self, address: tuple[Any, ...]) -> socket.socket:
+        """Return a new socket for a row of ``getaddrinfo``. This is what aiohttp takes as ``socket_factory=``."""
+        created = socket.socket(*address[:3])
+        self.add(created)
+        return created
+
+    def shut_down(self) -> None:
+        """End the connections. The close of one with a peer that does not read would wait for that peer."""
+        for each in tuple(self):
+            with contextlib.suppress(OSError):  # it has ended, or is not connected yet
+                each.shutdown(socket.SHUT_RDWR)
+
+
 def make_failed_attempt(error: errors.AvaturnError, cause: Exception, *, idempotent: bool) -> FailedAttempt:
     """Return the failed attempt for what aiohttp raised; ``error`` is raised if there is no further attempt."""
     not_sent = isinstance(cause, aiohttp.ClientConnectorError)
@@ -150,6 +168,8 @@ class _LoopState:
     loop: asyncio.AbstractEventLoop
     session: aiohttp.ClientSession
     throttle: Throttle
+    sockets: Sockets
+    """Those of a ClientSession of ours."""
 
 
 class Transport:
@@ -247,6 +267,7 @@ class Transport:
     def _make_state(self) -> _LoopState:
         loop = asyncio.get_running_loop()
         limit = self._max_concurrency
+        sockets = Sockets()
         if self._http is not None:
             session = self._http
             if not isinstance(session, aiohttp.ClientSession):
@@ -259,7 +280,9 @@ class Transport:
             limit = min((each for each in limits if each), default=DEFAULT_MAX_CONCURRENCY)
         else:
             session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0, ssl=True if self._ssl is None else self._ssl),
+                connector=aiohttp.TCPConnector(
+                    limit=0, ssl=True if self._ssl is None else self._ssl, socket_factory=sockets.create
+                ),
                 headers=self._default_headers,
                 cookie_jar=aiohttp.DummyCookieJar(),
                 trace_configs=self._trace_configs,
@@ -273,7 +296,7 @@ class Transport:
             random=self._random,
             monotonic=self._monotonic or loop.time,
         )
-        return _LoopState(loop, session, throttle)
+        return _LoopState(loop, session, throttle, sockets)
 
     async def close(self) -> None:
         """Close the ClientSession, if it is ours.
@@ -291,6 +314,7 @@ class Transport:
         if self._http is not None:
             return
         if state.loop is asyncio.get_running_loop():
+            state.sockets.shut_down()
             await state.session.close()
         else:
             # The loop has ended, and its connections with it; the session must only not be reported as unclosed.

@@ -31,7 +31,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 from avaturn_async._retry import FailedAttempt, RetryPolicy, RetryState
-from avaturn_async._transport import SSLOption, find_proxy, make_failed_attempt
+from avaturn_async._transport import Sockets, SSLOption, find_proxy, make_failed_attempt
 from avaturn_async._validation import is_other_loop, validate_timeout
 from avaturn_async._version import __version__
 from avaturn_async.errors import (
@@ -258,6 +258,7 @@ class TransferSession:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._resolver: AbstractResolver | None = None
         self._sessions: dict[bool, aiohttp.ClientSession] = {}
+        self._sockets = Sockets()
         # Responses whose bodies are being read.
         self._responses: WeakSet[aiohttp.ClientResponse] = WeakSet()
         # Transfers under way; the last one ends the threads of a closed session.
@@ -295,6 +296,7 @@ class TransferSession:
 
     async def _drop_sessions(self) -> None:
         sessions, self._sessions = self._sessions, {}
+        self._sockets = Sockets()
         self._resolver = None
         # Their loop has ended, and their connections with it; they must only not be reported as unclosed.
         for session in sessions.values():
@@ -305,6 +307,7 @@ class TransferSession:
         # aiohttp 3.14: closing a session does not wake a reader of a body; closing the response does.
         for response in tuple(self._responses):
             response.close()
+        self._sockets.shut_down()
         sessions, self._sessions = self._sessions, {}
         resolver, self._resolver = self._resolver, None
         async with AsyncExitStack() as stack:
@@ -422,6 +425,7 @@ class TransferSession:
                     force_close=True,  # an idle connection may be dead, and photos are sent only once
                     limit=0,  # a wait for a free connection would count as no progress
                     ssl=self._ssl,
+                    socket_factory=self._sockets.create,
                 ),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 trace_configs=self._trace_configs,

@@ -7,6 +7,7 @@ import gc
 import gzip
 import logging
 import threading
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,15 @@ from support.scripted_server import Connection, file, response, serve, stall_hea
 from support.transfer_rig import JPEG, glb
 from yarl import URL
 
-from avaturn_async import AvaturnClient, AvaturnError, AvaturnTimeoutError, ClientClosedError, RetryPolicy, User
+from avaturn_async import (
+    AvaturnClient,
+    AvaturnConnectionError,
+    AvaturnError,
+    AvaturnTimeoutError,
+    ClientClosedError,
+    RetryPolicy,
+    User,
+)
 
 TOKEN = "tok-a1b2c3d4e5f6"
 USER = response(200, {"id": "u"}, Connection="close")
@@ -118,6 +127,33 @@ def test_client_in_two_running_loops_is_an_error_that_says_so() -> None:
     finally:
         done.set()
         thread.join()
+
+
+LARGE = JPEG + bytes(30_000_000)
+SEND: list[Callable[[AvaturnClient, str], Awaitable[object]]] = [
+    lambda client, url: client.upload_photos(
+        f"{url}/up", frontal=LARGE, side_1=JPEG, side_2=JPEG, body_type="male", timeout=100
+    ),
+    lambda client, _: client.request("POST", "/x", json="x" * len(LARGE), timeout=100),
+]
+
+
+@pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")
+@pytest.mark.parametrize("send", SEND)
+async def test_close_ends_a_request_whose_body_the_server_does_not_read(
+    send: Callable[[AvaturnClient, str], Awaitable[object]],
+) -> None:
+    async with serve(stall_head, read_bodies=False) as server:
+        client = AvaturnClient(TOKEN, base_url=server.url)
+        sending = asyncio.ensure_future(send(client, server.url))
+        while not (server.requests or sending.done()):
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.1)  # until the buffers of the system are full
+        async with asyncio.timeout(10):
+            await client.close()
+            with pytest.raises(AvaturnConnectionError) as caught:
+                await sending
+    assert not isinstance(caught.value, AvaturnTimeoutError)
 
 
 async def test_http_may_be_a_function_that_is_called_once_inside_the_loop() -> None:
