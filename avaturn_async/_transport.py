@@ -243,6 +243,8 @@ class Transport:
             if ssl is not None:
                 self._request_options["ssl"] = ssl
         self._state: _LoopState | None = None
+        # Responses whose bodies are being read.
+        self._responses: set[aiohttp.ClientResponse] = set()
 
     async def ready(self) -> _LoopState:
         """Return the state of the running loop. It is made at first use, and anew after the loop has ended.
@@ -314,6 +316,9 @@ class Transport:
         if self._http is not None:
             return
         if state.loop is asyncio.get_running_loop():
+            # aiohttp 3.14: closing a session does not wake a reader of a body; closing the response does.
+            for response in tuple(self._responses):
+                response.close()
             state.sockets.shut_down()
             await state.session.close()
         else:
@@ -409,7 +414,8 @@ class Transport:
             if method == "DELETE" and may_have_succeeded and isinstance(result.error, errors.NotFoundError):
                 return b""
             may_have_succeeded = may_have_succeeded or not result.had_no_effect
-            await retries.sleep_or_raise(result, delay=delay)
+            # A closed client makes no further attempt, so there is nothing to wait for.
+            await retries.sleep_or_raise(result, delay=0 if self.closed else delay)
 
     async def _attempt(
         self,
@@ -424,8 +430,12 @@ class Transport:
         began = time.monotonic()
         try:
             response = await self._request(session, method, url, options)
-            # This gives the connection back, or closes it, also after an error.
-            content = await response.read()
+            self._responses.add(response)
+            try:
+                # This gives the connection back, or closes it, also after an error.
+                content = await response.read()
+            finally:
+                self._responses.discard(response)
         except RuntimeError as cause:
             if self._http is not None:
                 cause.add_note("Was the ClientSession given as http= made in another event loop? Give a function.")

@@ -197,7 +197,11 @@ class AvaturnClient:
         await self.close()
 
     async def close(self) -> None:
-        """Close the connections of the client. Later calls raise ClientClosedError; closing again does nothing."""
+        """Close the connections of the client. Later calls raise ClientClosedError; closing again does nothing.
+
+        Calls and transfers in progress end with ClientClosedError or AvaturnConnectionError; a request may have
+        arrived. Calls on a ClientSession given as ``http`` go on, since it stays open.
+        """
         try:
             await self._transport.close()
         finally:

@@ -323,7 +323,12 @@ class TransferSession:
 
     def new_retries(self) -> RetryState:
         """Return the retry state of a new transfer."""
-        return RetryState(self._retry, sleep=self._sleep, random=self._random)
+        return RetryState(self._retry, sleep=self._sleep_unless_closed, random=self._random)
+
+    async def _sleep_unless_closed(self, delay: float) -> None:
+        # A closed session makes no further attempt, so there is nothing to wait for.
+        if not self._closed:
+            await self._sleep(delay)
 
     def validate_url(self, name: str, text: str | URL) -> URL:
         """Return a URL that may be requested, as far as that is known before its host is resolved.

@@ -14,7 +14,7 @@ from typing import Any
 import aiohttp
 import pytest
 from aioresponses import aioresponses
-from support.scripted_server import Connection, file, response, serve, stall_head, unused_port
+from support.scripted_server import Connection, Step, file, response, serve, stall_body, stall_head, unused_port
 from support.transfer_rig import JPEG, glb
 from yarl import URL
 
@@ -154,6 +154,33 @@ async def test_close_ends_a_request_whose_body_the_server_does_not_read(
             with pytest.raises(AvaturnConnectionError) as caught:
                 await sending
     assert not isinstance(caught.value, AvaturnTimeoutError)
+
+
+@pytest.mark.parametrize("step", [stall_head, stall_body])
+@pytest.mark.parametrize(
+    ("call", "kind"),
+    [
+        (lambda c, *_: c.create_user(), AvaturnConnectionError),
+        (lambda c, *_: c.list_user_avatars("u"), ClientClosedError),
+        (lambda c, *to: c.download(*to), ClientClosedError),
+    ],
+)
+async def test_close_ends_a_call_or_transfer_that_waits_for_its_response(
+    step: Step, call: Callable[[AvaturnClient, str, Path], Awaitable[object]], kind: type[AvaturnError], tmp_path: Path
+) -> None:
+    # Its pauses are so long that none of them is made.
+    retry = RetryPolicy(base=1000, cap=1000, budget=10_000)
+    async with serve(step) as server:
+        client = AvaturnClient(TOKEN, base_url=server.url, timeout=1000, retry=retry)
+        waiting = asyncio.ensure_future(call(client, f"{server.url}/a", tmp_path))
+        while not server.requests:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.05)  # the client reads the head
+        async with asyncio.timeout(10):
+            await client.close()
+            with pytest.raises(kind) as caught:
+                await waiting
+    assert type(caught.value) is kind
 
 
 async def test_http_may_be_a_function_that_is_called_once_inside_the_loop() -> None:
