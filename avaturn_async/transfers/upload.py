@@ -367,6 +367,7 @@ async def _attempt(
                 idle.reschedule(loop.time() + timeout)
                 while len(content) < _MAX_RESPONSE and (chunk := await response.content.readany()):
                     content += chunk
+                    idle.reschedule(loop.time() + timeout)
     except NETWORK_ERRORS as error:
         failed = to_failed_attempt(description, error, timeout, idempotent=False)
     if local_errors:
