@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 __all__ = ["progress_bar", "progress_bars"]
 
@@ -39,7 +39,10 @@ def progress_bars(*, hide_complete: bool = True) -> Generator[Callable[[str], On
     Args:
         hide_complete: Whether a bar disappears when its transfer is complete, so that many fit on one screen.
     """
-    if not sys.stderr.isatty():
+    is_terminal = False
+    with suppress(AttributeError, ValueError):  # it is None under pythonw, and may be closed
+        is_terminal = sys.stderr.isatty()
+    if not is_terminal:
         yield lambda _: None
         return
     try:

@@ -16,8 +16,14 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_without_a_terminal_nothing_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stderr", io.StringIO())
+CLOSED = io.StringIO()
+CLOSED.close()
+
+
+@pytest.mark.parametrize("stderr", [io.StringIO(), None, CLOSED])
+def test_without_a_terminal_nothing_is_drawn(stderr: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Standard error is None under pythonw and in some services, and a service may have closed it."""
+    monkeypatch.setattr(sys, "stderr", stderr)
     with progress_bar("photos") as on_progress:
         assert on_progress is None
 
