@@ -39,14 +39,17 @@ async def list_avatars(client: AvaturnClient, user_id: str) -> dict[UUID, Avatar
         raise drift
     _logger.warning("the list of avatars is not as documented, reading it row by row: %s", "; ".join(drift.problems))
     found: dict[UUID, Avatar | AvaturnDecodeError] = {}
-    for row in cast("Sequence[Any]", rows):
+    for index, row in enumerate(cast("Sequence[Any]", rows)):
         try:
-            avatar = structure(row, Avatar)
+            avatar = structure(row, Avatar, path=f"$[{index}]")
         except AvaturnDecodeError as error:
+            message, problems = error.args
+            unreadable = AvaturnDecodeError(f"GET {path}: {message}", problems)
             try:
-                found[parse_uuid(cast("dict[str, Any]", row)["id"])] = error
+                unreadable.avatar_id = parse_uuid(cast("dict[str, Any]", row)["id"])
             except (ValueError, TypeError, KeyError, IndexError):
                 continue
+            found[unreadable.avatar_id] = unreadable
         else:
             found[avatar.id] = avatar
     return found

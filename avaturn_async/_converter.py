@@ -173,12 +173,13 @@ converter = _make_converter()
 """The converter of all models and events."""
 
 
-def structure(value: Any, cls: type[T], *, redact: Callable[[str], str] = str) -> T:
+def structure(value: Any, cls: type[T], *, path: str = "$", redact: Callable[[str], str] = str) -> T:
     """Return the model in a piece of parsed JSON.
 
     Args:
         value: The parsed JSON.
         cls: The model.
+        path: Place of the value in the response.
         redact: Removes secrets from a problem, which holds keys of the server, before it is cut.
 
     Raises:
@@ -187,7 +188,7 @@ def structure(value: Any, cls: type[T], *, redact: Callable[[str], str] = str) -
     try:
         return converter.structure(value, cls)
     except (_TypeMismatchError, ClassValidationError, IterableValidationError) as error:
-        problems = _find_problems(error, "$")
+        problems = _find_problems(error, path)
     shown = tuple(redact(problem)[:_MAX_PROBLEM_LENGTH] for problem in problems[:_MAX_PROBLEMS])
     raise AvaturnDecodeError("the response does not have the documented shape", shown)
 

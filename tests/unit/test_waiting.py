@@ -13,6 +13,7 @@ from uuid import UUID, uuid4
 
 import pytest
 from attrs import define, field
+from support.scripted_server import response, serve
 from support.virtual_time import virtual
 
 from avaturn_async import (
@@ -426,6 +427,23 @@ async def test_drift_in_the_awaited_row_ends_the_wait(rows: Any) -> None:
     with pytest.raises(AvaturnDecodeError) as caught:
         await wait_avatar(c)
     assert caught.value.problems
+
+
+async def test_error_of_a_row_names_the_call_and_the_place_in_the_list() -> None:
+    rows = [{"id": str(OTHER), "status": "ready"}, {"id": str(AVATAR), "status": None}]
+    async with serve(response(200, rows)) as server, AvaturnClient("token", base_url=server.url) as real:
+        with pytest.raises(AvaturnDecodeError) as listed:
+            await real.list_user_avatars("u")
+        for wait in (
+            wait_for_avatar(real, "u", AVATAR, timeout=30),
+            wait_for_new_avatar(real, "u", known=[OTHER], timeout=30),
+        ):
+            with pytest.raises(AvaturnDecodeError) as caught:
+                await wait
+            assert caught.value.problems == ("expected str at $[1].status",)
+            assert str(caught.value) == str(listed.value)
+            assert caught.value.avatar_id == AVATAR
+    assert str(listed.value).startswith("GET /api/v1/users/u/avatars: ")
 
 
 @virtual
