@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import math
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from ipaddress import ip_address
 from typing import Any, cast
@@ -16,6 +16,8 @@ from attrs import Attribute
 from yarl import URL
 
 from avaturn_async.errors import AvaturnError
+
+_MAX_SHOWN = 60
 
 # uuid.UUID() also accepts braces, "urn:uuid:", missing dashes, underscores and digits of other scripts.
 is_canonical_uuid = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}").fullmatch
@@ -106,6 +108,7 @@ def _is_this_machine(host: str) -> bool:
 
 def validate_path(path: str) -> str:
     """Return a path that stays on the origin of base_url, quoted where necessary."""
+    validate_type("path", path, str)
     if not path.startswith("/") or path.startswith("//"):
         raise ValueError("path must start with one /, such as /api/v1/users/new: it cannot name another host")
     if any(c in path for c in "?#\\") or not path.isprintable():
@@ -119,8 +122,9 @@ def validate_path(path: str) -> str:
 
 def format_query(params: Mapping[str, Any] | None) -> str:
     """Return the query string of parameters; a list or tuple repeats its name."""
-    if not params:
+    if params is None:
         return ""
+    validate_type("params", params, Mapping, ': give a dict, such as {"name": "value"}')
     pairs = [
         (name, _format_query_value(name, item))
         for name, value in params.items()
@@ -156,14 +160,14 @@ def quote_user_id(user_id: str) -> str:
 def validate_timeout(value: float) -> float:
     """Return a timeout: a finite number of seconds above 0."""
     if not _is_finite(value) or value <= 0:
-        raise ValueError(f"timeout must be a positive number of seconds, not {value!r}")
+        raise ValueError(f"timeout must be a positive number of seconds, not {_show(value)}")
     return value
 
 
 def validate_seconds(name: str, value: float) -> float:
     """Return a finite number of seconds from 0 up; ``name`` is the argument in the error message."""
     if not _is_finite(value) or value < 0:
-        raise ValueError(f"{name} must be a number of seconds from 0 up, not {value!r}")
+        raise ValueError(f"{name} must be a number of seconds from 0 up, not {_show(value)}")
     return value
 
 
@@ -171,13 +175,13 @@ def validate_positive(**numbers: float) -> None:
     """Refuse numbers that are not finite and above 0; the keywords are the arguments in the error message."""
     for name, value in numbers.items():
         if not _is_finite(value) or value <= 0:
-            raise ValueError(f"{name} must be a number above zero, not {value!r}")
+            raise ValueError(f"{name} must be a number above zero, not {_show(value)}")
 
 
 def validate_count(name: str, value: Any) -> int:
     """Return a whole number from 1 up; ``name`` is the argument in the error message."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name} must be a whole number from 1 up, not {value!r}")
+        raise ValueError(f"{name} must be a whole number from 1 up, not {_show(value)}")
     return value
 
 
@@ -247,4 +251,12 @@ def is_other_loop(loop: asyncio.AbstractEventLoop | None) -> bool:
 
 
 def _is_finite(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    # math.isfinite() raises OverflowError for an int that is larger than any float.
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
+def _show(value: object) -> str:
+    try:
+        return repr(value)[:_MAX_SHOWN]
+    except ValueError:  # an int has too many digits for Python's conversion to decimal
+        return f"a {type(value).__name__} of too many digits"

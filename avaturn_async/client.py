@@ -323,6 +323,7 @@ class AvaturnClient:
         Returns:
             The parsed JSON of the response; None if its body is empty.
         """
+        validate_type("method", method, str)
         if not _METHOD.fullmatch(method):
             raise ValueError(f"not an HTTP method: {method[:20]!r}")
         method = method.upper()

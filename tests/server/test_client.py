@@ -274,7 +274,7 @@ NOT_A_PATH = [
     *("", "users", "//evil.example/x", "https://evil.example/x", "/\\evil.example", "/a?b=c", "/a#b"),
     *("/a\r\nHost: evil.example", "/a/../b", "/a/%2e%2E/b", "/./a", "/."),
 ]
-NOT_A_TIMEOUT: list[Any] = [0, -1, float("nan"), float("inf"), True, "5"]
+NOT_A_TIMEOUT: list[Any] = [0, -1, float("nan"), float("inf"), True, "5", 10**400, 10**5000]
 
 
 @pytest.mark.parametrize(
@@ -310,6 +310,12 @@ NOT_A_TIMEOUT: list[Any] = [0, -1, float("nan"), float("inf"), True, "5"]
         (call("download", "https://x.example/a.glb", None), "destination must be a path, not NoneType"),
         *((call("request", "GET", path), "path must") for path in NOT_A_PATH),
         *((call("request", method, "/x"), "HTTP method") for method in ("", "GET /", "GE\r\nT")),
+        *((call("request", method, "/x"), "method must be a str") for method in (b"GET", None)),
+        *((call("request", "GET", path), "path must be a str") for path in (b"/x", None)),
+        *(
+            (call("request", "GET", "/x", params=given), "params must be a Mapping")
+            for given in ([("a", "b")], "a=b", [])
+        ),
         *((call("request", "GET", "/x", params={"a": value}), r"params\['a'\]") for value in (None, b"x", {"a": 1})),
         *((call("create_user", timeout=timeout), "timeout must") for timeout in NOT_A_TIMEOUT),
     ],
@@ -416,7 +422,7 @@ def test_plain_http_is_accepted_elsewhere_with_allow_private_urls() -> None:
     assert "http://fake:8000" in repr(AvaturnClient(TOKEN, base_url="http://fake:8000", allow_private_urls=True))
 
 
-@pytest.mark.parametrize("timeout", NOT_A_TIMEOUT)
+@pytest.mark.parametrize("timeout", NOT_A_TIMEOUT, ids=range(len(NOT_A_TIMEOUT)))
 def test_invalid_timeout_of_a_client_is_refused(timeout: Any) -> None:
     with pytest.raises(ValueError, match="timeout must"):
         AvaturnClient(TOKEN, timeout=timeout)
