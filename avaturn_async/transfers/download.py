@@ -81,6 +81,7 @@ class Download:
         self._response: aiohttp.ClientResponse | None = None
         # The first bytes, to check the type of the file.
         self._head = b""
+        self._closed = False
 
     async def open(self) -> None:
         """Send the request, and wait for the head of a response that begins the file.
@@ -93,7 +94,8 @@ class Download:
             await self._retries.sleep_or_raise(failed)
 
     def close(self) -> None:
-        """Close the connection."""
+        """Close the connection, and make no other."""
+        self._closed = True
         if self._response is not None:
             self._response.close()
 
@@ -103,22 +105,26 @@ class Download:
         Raises:
             AvaturnConnectionError: No usable response, or (AvaturnTimeoutError) no progress.
             TransferError: The file did not arrive whole, or is not of its declared type.
+            RuntimeError: The block of ``open_download`` has ended.
         """
         while True:
             failed: FailedAttempt | None = None
+            response = cast("aiohttp.ClientResponse", self._response)
             try:
-                content = cast("aiohttp.ClientResponse", self._response).content
-                while chunk := await content.readany():
+                content = response.content
+                while not self._closed and (chunk := await content.readany()):
                     self._count(chunk)
                     yield chunk
             except NETWORK_ERRORS as error:
                 failed = self._get_interruption(error)
+            if self._closed:
+                raise RuntimeError(f"{self._description}: iterate inside the block of open_download, which has ended")
             if failed is None:
                 if self.length in (None, self.received):
                     break
                 text = f"{self._description}: {self.received} bytes came of {self.length}"
                 failed = FailedAttempt(TransferError(text), retryable=True)
-            self.close()
+            response.close()
             await self._retries.sleep_or_raise(failed)
             await self.open()
         for file_type in self._get_declared_types():

@@ -1026,6 +1026,19 @@ async def test_open_download_checks_what_download_checks(step: Step, options: di
             await read(client, f"{made.url}/a.glb", **options)
 
 
+@pytest.mark.parametrize("step", [file(MODEL), stall_after(response(200, raw=MODEL, Content_Length="5000"))])
+@pytest.mark.parametrize("begun", [True, False])
+async def test_file_is_not_requested_again_after_the_block_of_open_download(step: Step, *, begun: bool) -> None:
+    async with serving(step) as made, new_client() as client:
+        async with client.open_download(made.url) as opened:
+            chunks = aiter(opened)
+            if begun:
+                await anext(chunks)
+        with pytest.raises(RuntimeError, match="inside the block of open_download, which has ended"):
+            await anext(chunks)
+        assert len(made.requests) == 1
+
+
 async def test_open_download_refuses_private_addresses_and_plain_http() -> None:
     async with AvaturnClient("token") as client:
         with pytest.raises(TransferError, match="not public"):
