@@ -11,11 +11,12 @@ from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp import web
 
 import avaturn_async
 import avaturn_async.webhooks
 from avaturn_async import AvaturnClient, PollPolicy, RetryPolicy
-from avaturn_async.errors import AvaturnError
+from avaturn_async.errors import AvaturnError, ClientClosedError
 from avaturn_async.testing import FakeAvaturn
 from avaturn_async.webhooks import ConfirmByApi, SessionRouter, WebhookReceiver
 
@@ -77,6 +78,19 @@ async def test_webhook_block_calls_the_handler_and_hides_the_secret(
     finally:
         access_log.filters[:] = before
     assert "a-long-random-secret" not in caplog.text
+
+
+@pytest.mark.usefixtures("environment")
+async def test_webhook_block_closes_its_client_when_the_app_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    access_log = logging.getLogger("aiohttp.access")
+    monkeypatch.setattr(access_log, "filters", list(access_log.filters))
+    names = run(WEBHOOK)
+    runner = web.AppRunner(names["app"])
+    await runner.setup()
+    await names["client"].create_user()
+    await runner.cleanup()
+    with pytest.raises(ClientClosedError):
+        await names["client"].create_user()
 
 
 @pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\(((?!https)[^)]*)\)", README))))
