@@ -275,6 +275,7 @@ class EventStream(AsyncIterator[Event]):
                     self._notified = notified
                     while not self._ended:
                         notified.clear()
+                        retry: asyncio.TimerHandle | None = None
                         try:
                             # While the router closes, too: what arrived before is still returned.
                             if await self._read(notified):
@@ -284,9 +285,13 @@ class EventStream(AsyncIterator[Event]):
                                 self._bus.check_open()
                                 raise
                             _log.debug("waiting for %s: the store is unavailable: %s", self._description, error)
-                            asyncio.get_running_loop().call_later(STORE_RETRY_SECONDS, notified.set)
-                        self._bus.check_open()
-                        await notified.wait()
+                            retry = asyncio.get_running_loop().call_later(STORE_RETRY_SECONDS, notified.set)
+                        try:
+                            self._bus.check_open()
+                            await notified.wait()
+                        finally:
+                            if retry is not None:
+                                retry.cancel()
             if self._ended:
                 raise StopAsyncIteration
             return self._found.popleft()

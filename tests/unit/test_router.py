@@ -897,6 +897,31 @@ async def test_who_waits_already_goes_on_when_the_store_is_back() -> None:
 
 
 @virtual
+async def test_notifications_while_the_store_is_unavailable_add_no_later_reads() -> None:
+    class Counting(MemoryStore):
+        reads = 0
+
+        async def read(self, topics: Mapping[str, int], *, limit: int = 100) -> Sequence[Entry]:
+            self.reads += 1
+            if self.reads > 1:
+                raise StoreError("away")
+            return await super().read(topics, limit=limit)
+
+    store = Counting()
+    async with SessionRouter(store) as router:
+        waiter = asyncio.create_task(router.wait_for(ExportReady, avatar_id=avatar_id(1), timeout=600))
+        await asyncio.sleep(1)
+        for n in range(100):
+            await publish(router, avatar_ready(1, n))
+            await asyncio.sleep(0.001)
+        assert store.reads == 1 + 100
+        # Only the timer after the last notification reads again, each two seconds.
+        await asyncio.sleep(11)
+        assert store.reads == 1 + 100 + 5
+        waiter.cancel()
+
+
+@virtual
 async def test_a_store_that_says_look_at_everything_wakes_everybody() -> None:
     class Mute(MemoryStore):
         """Says nothing of what came, until it hints at everything."""
