@@ -36,7 +36,7 @@ from avaturn_async.webhooks.events import (
 )
 from avaturn_async.webhooks.replies import ReplyCounter, printable
 from avaturn_async.webhooks.request import WebhookReply, WebhookRequest
-from avaturn_async.webhooks.verification import Verifier, accepts_unsigned, validate_verifier, verify_headers
+from avaturn_async.webhooks.verification import Verifier, accepts_unsigned, validate_verifier, verify
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -193,7 +193,7 @@ class WebhookReceiver:
         if self._in_flight >= self._max_in_flight:
             return self._replies.reply(request, "busy", f"{self._max_in_flight} webhooks in flight", length)
         try:
-            verify_headers(self._verifier, request)
+            verify(self._verifier, request, by_head=True)
         except _PASSED_ON:
             raise
         except BaseException as error:  # noqa: BLE001 - a verifier may be the user's
@@ -252,7 +252,7 @@ class WebhookReceiver:
     async def _process(self, request: WebhookRequest) -> WebhookReply:
         """Verify, parse, confirm and publish a request that check_headers() accepted."""
         body = request.body
-        delivery_id = self._verifier.verify(request)
+        delivery_id = verify(self._verifier, request)
         types = request.values(b"content-type")
         if not _is_json(types):
             shown = b", ".join(types).decode("latin-1")

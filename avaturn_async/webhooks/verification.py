@@ -10,6 +10,7 @@ import base64
 import binascii
 import hashlib
 import hmac
+import inspect
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ from string import Formatter
 from typing import Any, Literal, Protocol, runtime_checkable
 from urllib.parse import unquote_to_bytes
 
+from avaturn_async._validation import get_kind
 from avaturn_async.errors import WebhookRejected
 from avaturn_async.webhooks.request import WebhookRequest
 
@@ -122,6 +124,9 @@ class Verifier(Protocol):
 
     A verifier that needs only the head of a request may also have ``verify_headers(request)``, which raises
     WebhookRejected. The receiver calls it before the body is read.
+
+    A rejection is an exception, never a result: a result that is neither a str nor None, such as False or a coroutine,
+    is an error of the verifier, and the receiver stores nothing.
     """
 
     def verify(self, request: WebhookRequest) -> str | None:
@@ -470,13 +475,13 @@ class AllOf(_Combination):
 
     def verify(self, request: WebhookRequest) -> str | None:
         """Accept a request that all verifiers accept. Return the first signed delivery id."""
-        ids = [verifier.verify(request) for verifier in self._verifiers]
+        ids = [verify(verifier, request) for verifier in self._verifiers]
         return next((id_ for id_ in ids if id_ is not None), None)
 
     def verify_headers(self, request: WebhookRequest) -> None:
         """Raise WebhookRejected if a verifier rejects the request by its head alone."""
         for verifier in self._verifiers:
-            verify_headers(verifier, request)
+            verify(verifier, request, by_head=True)
 
     def sign(
         self,
@@ -505,7 +510,7 @@ class AnyOf(_Combination):
         reasons: list[str] = []
         for verifier in self._verifiers:
             try:
-                return verifier.verify(request)
+                return verify(verifier, request)
             except WebhookRejected as rejected:
                 reasons.append(str(rejected))
         raise WebhookRejected("; ".join(reasons))
@@ -515,7 +520,7 @@ class AnyOf(_Combination):
         reasons: list[str] = []
         for verifier in self._verifiers:
             try:
-                verify_headers(verifier, request)
+                verify(verifier, request, by_head=True)
             except WebhookRejected as rejected:
                 reasons.append(str(rejected))
             else:
@@ -534,12 +539,15 @@ class AnyOf(_Combination):
 
 
 def validate_verifier(verifier: Any) -> None:
-    """Raise TypeError if ``verifier`` is a class, or lacks verify() or sign()."""
+    """Raise TypeError if ``verifier`` is a class, lacks verify() or sign(), or verifies in an async function."""
     if isinstance(verifier, type):
         raise TypeError(f"a verifier is an object, not a class: call {verifier.__name__}(...)")
     if not isinstance(verifier, Verifier):
         # The value is not shown: it may be the secret itself.
         raise TypeError(f"a verifier must have verify() and sign(), not be a {type(verifier).__name__}")
+    for name in ("verify", "verify_headers"):
+        if inspect.iscoroutinefunction(getattr(verifier, name, None)):
+            raise TypeError(f"{type(verifier).__name__}.{name}() must not be async: it is called without await")
 
 
 def accepts_unsigned(verifier: Verifier) -> bool:
@@ -547,8 +555,22 @@ def accepts_unsigned(verifier: Verifier) -> bool:
     return bool(getattr(verifier, "accepts_unsigned", False))
 
 
-def verify_headers(verifier: Verifier, request: WebhookRequest) -> None:
-    """Raise WebhookRejected if the verifier rejects the request by its head alone."""
-    check: Callable[[WebhookRequest], None] | None = getattr(verifier, "verify_headers", None)
-    if check is not None:
-        check(request)
+def verify(verifier: Verifier, request: WebhookRequest, *, by_head: bool = False) -> str | None:
+    """Return the signed delivery id of an authentic request, or None.
+
+    Args:
+        verifier: Decides whether the request is authentic.
+        request: The request.
+        by_head: Verify the head alone; a verifier that needs the body accepts it.
+
+    Raises:
+        WebhookRejected: The request is not authentic.
+        TypeError: The result of the verifier is neither a str nor None.
+    """
+    check: Callable[[WebhookRequest], Any] | None
+    check = getattr(verifier, "verify_headers", None) if by_head else verifier.verify
+    result = None if check is None else check(request)
+    if result is None or isinstance(result, str):
+        return result
+    # A False or a coroutine would otherwise count as a delivery id, and so as authentic.
+    raise TypeError(f"a verifier must return a str or None, or raise WebhookRejected, not return {get_kind(result)}")

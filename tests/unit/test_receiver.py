@@ -570,6 +570,54 @@ async def test_length_that_is_no_number_is_not_the_length_of_the_body() -> None:
     await made.router.close()
 
 
+@define
+class Custom:
+    """A verifier whose methods return what the test says."""
+
+    result: Any = None
+    head: Any = None
+
+    def verify(self, _: WebhookRequest) -> Any:
+        return self.result
+
+    def verify_headers(self, _: WebhookRequest) -> Any:
+        return self.head
+
+    def sign(self, *_: Any, **__: Any) -> dict[str, str]:
+        return {}
+
+
+@pytest.mark.parametrize("wrap", [lambda custom: custom, AllOf, AnyOf, lambda custom: AllOf(SIGNATURE, AnyOf(custom))])
+@pytest.mark.parametrize("name", ["result", "head"])
+async def test_verifier_whose_result_is_no_delivery_id_accepts_nothing(
+    wrap: Callable[[Custom], Any], name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    pending = asyncio.get_running_loop().create_future()
+    results: tuple[Any, ...] = (False, True, 0, b"id", {}, pending)
+    for result in results:
+        made = receiver(verifier=wrap(Custom(**{name: result})))
+        assert (await made.receive(request())).status == 503
+        assert {k: v for k, v in made.outcomes.items() if v} == {"internal_error": 1}
+        assert "internal_error, 503: TypeError in" in caplog.text
+        assert await made.router.bus.read_all([f"avatar:{AVATAR}"]) == []
+        await made.router.close()
+        caplog.clear()
+    made = receiver(verifier=wrap(Custom(result="id", head="id")))
+    assert (await made.receive(request())).status == 200
+    await made.router.close()
+
+
+@pytest.mark.parametrize("wrap", [lambda custom: receiver(verifier=custom), AllOf, AnyOf])
+@pytest.mark.parametrize("name", ["verify", "verify_headers"])
+def test_verifier_with_an_async_function_is_refused(wrap: Callable[[Any], object], name: str) -> None:
+    async def verify(self: Custom, request: WebhookRequest) -> None:
+        raise AssertionError(self, request)
+
+    custom = type("Mine", (Custom,), {name: verify})()
+    with pytest.raises(TypeError, match=rf"^Mine\.{name}\(\) must not be async: it is called without await$"):
+        wrap(custom)
+
+
 @pytest.mark.parametrize(
     ("options", "kind", "complaint"),
     [
