@@ -13,8 +13,10 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from contextvars import Context, copy_context
+from copy import deepcopy
 from typing import Any
 
+import attrs
 from attrs import define, field, frozen
 
 from avaturn_async._validation import validate_count, validate_positive, validate_seconds
@@ -424,7 +426,9 @@ class Dispatcher:
             was_called = False
             try:
                 async with asyncio.timeout(self._timeout):
-                    arguments = await handler.get_arguments(event, entry)
+                    # The handler can change ``raw``, which the next attempt must not see.
+                    own = attrs.evolve(event, raw=deepcopy(event.raw))
+                    arguments = await handler.get_arguments(own, entry)
                     was_called = True
                     if arguments is not None:
                         await handler.function(*arguments)

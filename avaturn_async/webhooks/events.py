@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import codecs
 import json
-from collections.abc import Callable, Mapping
-from functools import lru_cache
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NoReturn, cast
 from uuid import UUID
@@ -160,10 +159,6 @@ def parse_event(body: bytes) -> Event:
         problems=problems,
         raw=raw,
     )
-
-
-parse_event_cached: Callable[[bytes], Event] = lru_cache(maxsize=64)(parse_event)
-"""``parse_event`` for the receiver and the readers of the log, which parse the same body within milliseconds."""
 
 
 def _parse_uuid_or_none(value: Any) -> UUID | None:

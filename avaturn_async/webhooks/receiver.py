@@ -32,7 +32,6 @@ from avaturn_async.webhooks.events import (
     UnknownEvent,
     event_body,
     parse_event,
-    parse_event_cached,
 )
 from avaturn_async.webhooks.replies import ReplyCounter, printable
 from avaturn_async.webhooks.request import WebhookReply, WebhookRequest
@@ -48,8 +47,6 @@ __all__ = ["WebhookReceiver"]
 
 # int() of a longer text is slow, and no length has more digits.
 _MAX_LENGTH_DIGITS = 18
-# 256 KiB of JSON can become 6 MB of objects, and the cache of parsed events holds 64.
-_MAX_CACHED_BODY = 4_096
 # Only these methods are logged: any other text comes from the sender.
 _METHODS = frozenset({"GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"})
 # Bounds of the bodies that are being read. Beyond them, the body that has been read for the longest time is given up,
@@ -257,7 +254,7 @@ class WebhookReceiver:
         if not _is_json(types):
             shown = b", ".join(types).decode("latin-1")
             return self._replies.reply(request, "unsupported_media_type", f"content type {printable(shown)}")
-        posted = event = parse_event_cached(body) if len(body) <= _MAX_CACHED_BODY else parse_event(body)
+        posted = event = parse_event(body)
         if delivery_id is not None:
             key, unique_for = f"id:{delivery_id}", None
         else:

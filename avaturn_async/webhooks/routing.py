@@ -35,7 +35,7 @@ import attrs
 from attrs import define, field, frozen
 
 from avaturn_async.errors import WebhookPayloadError
-from avaturn_async.webhooks.events import AvatarReady, Event, RenderReady, parse_event_cached
+from avaturn_async.webhooks.events import AvatarReady, Event, RenderReady, parse_event
 from avaturn_async.webhooks.stores.base import Entry, NewEntry
 
 _log = logging.getLogger("avaturn_async.webhooks")
@@ -150,7 +150,7 @@ def decode_entry(entry: Entry) -> Event | Record | None:
     """Return the event, with its position, or the record in an entry; None if this release cannot read it."""
     if not entry.body.startswith(_RECORD):
         try:
-            return attrs.evolve(parse_event_cached(entry.body), position=entry.position)
+            return attrs.evolve(parse_event(entry.body), position=entry.position)
         except WebhookPayloadError:
             _log.error("the entry at position %d of the event store is not an event", entry.position)
             return None

@@ -76,7 +76,7 @@ async def test_forged_requests_leave_nothing_in_memory(caplog: pytest.LogCapture
 
     few = await count_objects_after(2_000)
     many = await count_objects_after(18_000)
-    # asyncio keeps about 100 cancelled timers, and the cache of parsed events has 64.
+    # asyncio keeps about 100 cancelled timers.
     assert many - few < 1_000
     assert sum(sum(each.outcomes.values()) for each in receivers.values()) == 20_000
     assert sum(each.outcomes["stored"] for each in receivers.values()) == 0
@@ -84,7 +84,7 @@ async def test_forged_requests_leave_nothing_in_memory(caplog: pytest.LogCapture
 
 
 async def test_large_bodies_leave_nothing_in_memory() -> None:
-    """A body of 240 KB can become 80,000 objects, which no cache may keep."""
+    """A body of 240 KB can become 80,000 objects, which nothing may keep."""
     router = SessionRouter()
     receiver = make_receivers(router)["unverified"]
     before = len(gc.get_objects())

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import json
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 from unittest.mock import AsyncMock
 
 import pytest
@@ -15,8 +16,8 @@ from support.routing import Api, avatar_id, avatar_ready, export_ready, publish,
 from support.virtual_time import virtual
 
 from avaturn_async import RouterClosedError, StoreError
-from avaturn_async.webhooks.events import AvatarReady, Event, ExportReady, RenderReady, UnknownEvent
-from avaturn_async.webhooks.router import RoutedSession, SessionRouter
+from avaturn_async.webhooks.events import AvatarReady, Event, ExportReady, RenderReady, UnknownEvent, parse_event
+from avaturn_async.webhooks.router import FailedEvent, RoutedSession, SessionRouter
 from avaturn_async.webhooks.stores.base import Claimed, Entry
 from avaturn_async.webhooks.stores.memory import MemoryStore
 
@@ -94,6 +95,40 @@ async def test_each_handler_gets_the_events_that_it_is_for() -> None:
         ("both", export_ready(2)),
         ("others", strange),
     ]
+
+
+@virtual
+async def test_raw_that_a_handler_or_a_waiter_changes_is_changed_for_no_further_reader() -> None:
+    posted = b'{"event":"avatar.ready","avatar_id":"%s","meta":{"tags":["a"]}}' % str(avatar_id(1)).encode()
+    event = parse_event(posted)
+    seen: list[str] = []
+
+    def change(found: Event) -> None:
+        seen.append(json.dumps(found.raw))
+        found.raw["meta"]["tags"].append("changed")
+        del cast("dict[str, Any]", found.raw)["event"]
+
+    async with router_on(handler_attempts=2) as router:
+
+        @router.on_failed
+        async def report(failed: FailedEvent) -> None:
+            change(failed.event)
+
+        @router.on(AvatarReady, name="one")
+        @router.on(AvatarReady, name="two")
+        async def handler(event: AvatarReady, _session: RoutedSession | None) -> None:
+            change(event)
+            raise ValueError
+
+        for n in range(2):
+            await router.publish(event, key=str(n), body=posted)
+            await asyncio.sleep(10)
+            change(await router.wait_for(AvatarReady, avatar_id=avatar_id(1), timeout=0))
+            for failed in await router.failed_events():
+                change(failed.event)
+    assert seen == [json.dumps(event.raw)] * len(seen)
+    # For each event two handlers with two attempts and a report each, and the waiter; and what has failed so far.
+    assert len(seen) == 2 * (2 * 3 + 1) + 2 + 4
 
 
 @virtual
