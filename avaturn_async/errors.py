@@ -34,6 +34,7 @@ All errors can be pickled: each passes its arguments, in order, to ``Exception``
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Sequence
 from typing import Any, cast
@@ -77,6 +78,19 @@ _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\u200e\u200f\u202a-\
 def replace_control_characters(text: str) -> str:
     """Return the text in one line, with control, surrogate and text direction characters replaced."""
     return _UNPRINTABLE.sub("\ufffd", _LINE_BREAKS.sub(" ", text))
+
+
+def ends_task(error: BaseException, task: asyncio.Task[Any] | None) -> bool:
+    """Return whether an error ends the program or this task; if not, the code that the task called raised it itself."""
+    if isinstance(error, asyncio.CancelledError):
+        return task is not None and task.cancelling() > 0
+    if isinstance(error, GeneratorExit):
+        # It comes from outside when a coroutine is dropped that will never go on, then not in its own task.
+        try:
+            return asyncio.current_task() is not task
+        except RuntimeError:
+            return True
+    return isinstance(error, KeyboardInterrupt | SystemExit)
 
 
 def _replace_in(value: Any) -> Any:

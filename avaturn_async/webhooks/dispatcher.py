@@ -20,7 +20,7 @@ import attrs
 from attrs import define, field, frozen
 
 from avaturn_async._validation import validate_count, validate_positive, validate_seconds
-from avaturn_async.errors import StoreError
+from avaturn_async.errors import StoreError, ends_task
 from avaturn_async.webhooks import routing
 from avaturn_async.webhooks.event_bus import EventBus
 from avaturn_async.webhooks.events import Event
@@ -421,6 +421,7 @@ class Dispatcher:
         Raises:
             StoreError: The handler was not called, since its session could not be read.
         """
+        task = asyncio.current_task()
         slots = self._handler_slots.setdefault(handler.group, asyncio.Semaphore(self._get_share()))
         async with slots, self._slots:
             was_called = False
@@ -432,12 +433,9 @@ class Dispatcher:
                     was_called = True
                     if arguments is not None:
                         await handler.function(*arguments)
-            except (KeyboardInterrupt, SystemExit, GeneratorExit):
-                raise
             except BaseException as error:
                 # The panic of an extension module (pyo3) is a BaseException, and a failed attempt.
-                task = asyncio.current_task()
-                if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+                if ends_task(error, task):
                     raise
                 if not was_called and isinstance(error, StoreError | TimeoutError):
                     raise StoreError(str(error) or "the event store is too slow") from error
@@ -478,12 +476,13 @@ class Dispatcher:
         """Store that an event failed, and call the handler of failed events."""
         if not await self._settle(handler, event.position, reason) or self._on_failed is None:
             return
+        task = asyncio.current_task()
         try:
             async with asyncio.timeout(self._timeout):
                 await self._on_failed(_describe_failure(handler, event, self._attempts, reason))
-        except (KeyboardInterrupt, SystemExit, GeneratorExit, asyncio.CancelledError):
-            raise
-        except BaseException:  # noqa: BLE001 - as in _attempt()
+        except BaseException as error:
+            if ends_task(error, task):
+                raise
             _log.exception("the handler of failed events failed at position %d", event.position)
 
     def _get_backoff(self, attempt: int) -> float:

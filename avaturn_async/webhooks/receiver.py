@@ -24,6 +24,7 @@ from avaturn_async.errors import (
     UnknownSessionError,
     WebhookPayloadError,
     WebhookRejected,
+    ends_task,
 )
 from avaturn_async.webhooks.events import (
     AvatarReady,
@@ -53,10 +54,6 @@ _METHODS = frozenset({"GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE
 # so that senders that hold their bodies back cannot shut out a body that comes at once.
 _MAX_READERS = 10_000
 _MAX_PARTIAL_BYTES = 67_108_864
-
-
-# All else gets a reply: the panic of an extension module (pyo3) is a BaseException, too.
-_PASSED_ON = (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt, SystemExit)
 
 
 class Confirmation(Protocol):
@@ -160,11 +157,14 @@ class WebhookReceiver:
         if refusal is not None:
             return refusal
         self._in_flight += 1
+        task = asyncio.current_task()
         try:
             return await self._process(request)
-        except _PASSED_ON:
-            raise
-        except BaseException as error:  # noqa: BLE001 - an error in a verifier, a confirmation or a store must not be a 500
+        except BaseException as error:
+            # An error in a verifier, a confirmation or a store must not be a 500. The panic of an extension module
+            # (pyo3) is a BaseException, too.
+            if ends_task(error, task):
+                raise
             outcome, reason = _get_outcome(error)
             return self._replies.reply(request, outcome, reason)
         finally:
@@ -191,9 +191,9 @@ class WebhookReceiver:
             return self._replies.reply(request, "busy", f"{self._max_in_flight} webhooks in flight", length)
         try:
             verify(self._verifier, request, by_head=True)
-        except _PASSED_ON:
+        except (KeyboardInterrupt, SystemExit):
             raise
-        except BaseException as error:  # noqa: BLE001 - a verifier may be the user's
+        except BaseException as error:  # noqa: BLE001 - as in receive(); a cancellation cannot arrive here
             outcome, reason = _get_outcome(error)
             return self._replies.reply(request, outcome, reason, length)
         return None

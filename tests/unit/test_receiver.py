@@ -193,7 +193,11 @@ class Panic(BaseException):
     """What pyo3 raises for a Rust panic."""
 
 
-@pytest.mark.parametrize("error", [Panic, KeyboardInterrupt, SystemExit, asyncio.CancelledError])
+@pytest.mark.parametrize(
+    "error",
+    [Panic, asyncio.CancelledError, GeneratorExit, KeyboardInterrupt, SystemExit],
+    ids=lambda error: error.__name__,
+)
 @pytest.mark.parametrize("name", ["verify", "verify_headers", "check"])
 async def test_base_exception_is_a_503_unless_it_ends_the_program(name: str, error: type[BaseException]) -> None:
     broken = Mock(side_effect=error)
@@ -202,13 +206,53 @@ async def test_base_exception_is_a_503_unless_it_ends_the_program(name: str, err
         setattr(verifier, name, broken)
     confirm = Mock(check=broken) if name == "check" else None
     made = WebhookReceiver(SessionRouter(), verifier=verifier, confirm=confirm)
-    if error is Panic:
-        assert (await made.receive(request())).status == 503
-        assert made.outcomes["internal_error"] == 1
-    else:
+    if error in {KeyboardInterrupt, SystemExit}:
         with pytest.raises(error):
             await made.receive(request())
+    else:
+        assert (await made.receive(request())).status == 503
+        assert made.outcomes["internal_error"] == 1
     await made.router.close()
+
+
+class Waiting:
+    """A confirmation that does not return."""
+
+    async def check(self, _: Event) -> None:
+        await asyncio.get_running_loop().create_future()
+
+
+@virtual
+async def test_cancelled_request_gets_no_reply() -> None:
+    made = receiver(confirm=Waiting())
+    task = asyncio.create_task(made.receive(request()))
+    await asyncio.sleep(1)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not any(made.outcomes.values())
+    await made.router.close()
+
+
+@pytest.mark.parametrize("where", ["no loop", "another task"])
+def test_request_that_is_dropped_gets_no_reply(where: str) -> None:
+    made = receiver(confirm=Waiting())
+    loop = asyncio.new_event_loop()
+    work = made.receive(request())
+    task = loop.create_task(work)
+
+    async def drop() -> None:
+        work.close()
+
+    loop.run_until_complete(asyncio.sleep(0.001))
+    assert not task.done()
+    if where == "no loop":
+        work.close()
+    else:
+        asyncio.run(drop())
+    loop.run_until_complete(made.router.close())
+    loop.close()
+    assert not any(made.outcomes.values())
 
 
 async def test_a_verifier_that_is_broken_is_a_503_and_not_a_500(caplog: pytest.LogCaptureFixture) -> None:

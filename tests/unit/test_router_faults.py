@@ -241,34 +241,43 @@ class Panic(BaseException):
     """What pyo3 raises for a Rust panic."""
 
 
+RAISED = [Panic("overflow"), asyncio.CancelledError("overflow"), GeneratorExit("overflow")]
+
+
+@pytest.mark.parametrize("error", RAISED)
 @virtual
-async def test_base_exception_of_a_handler_is_counted_and_reported(caplog: pytest.LogCaptureFixture) -> None:  # C7
+async def test_base_exception_of_a_handler_is_counted_and_reported(
+    error: BaseException, caplog: pytest.LogCaptureFixture
+) -> None:  # C7
     reported: list[FailedEvent] = []
     async with SessionRouter(MemoryStore(clock=now), handler_attempts=2) as router:
         router.on_failed(_collect(reported))
 
         @router.on(AvatarReady)
         async def handler(_: AvatarReady, __: RoutedSession | None) -> None:
-            raise Panic("overflow")
+            raise error
 
         await publish(router, avatar_ready(1))
         await asyncio.sleep(10)
-    assert [(failed.attempts, failed.reason) for failed in reported] == [(2, "Panic: overflow")]
+    assert [(failed.attempts, failed.reason) for failed in reported] == [(2, f"{type(error).__name__}: overflow")]
     assert [record.levelno for record in caplog.records if "attempt" in record.message] == [
         logging.WARNING,
         logging.ERROR,
     ]
 
 
+@pytest.mark.parametrize("error", RAISED)
 @virtual
-async def test_base_exception_of_the_handler_of_failed_events_is_logged(caplog: pytest.LogCaptureFixture) -> None:  # C7
+async def test_base_exception_of_the_handler_of_failed_events_is_logged(
+    error: BaseException, caplog: pytest.LogCaptureFixture
+) -> None:  # C7
     called: list[int] = []
     async with SessionRouter(MemoryStore(clock=now), handler_attempts=1) as router:
 
         @router.on_failed
         async def on_failed(failed: FailedEvent) -> None:
             called.append(failed.event.position)
-            raise Panic("overflow")
+            raise error
 
         @router.on(AvatarReady)
         async def handler(_: AvatarReady, __: RoutedSession | None) -> None:
