@@ -82,15 +82,15 @@ class Handler:
     """The highest position that was claimed."""
     running: dict[int, asyncio.Task[None]] = field(factory=dict[int, asyncio.Task[None]])
     """The task of each leased event, by position."""
-    sleeping: int = 0
-    """How many of them wait for their next attempt."""
+    sleeping: set[object] = field(factory=set[object])
+    """Those of these tasks that wait for their next attempt."""
     unfinished: list[int] = field(factory=list[int])
     """Positions that failed while the router was closing; they are returned to the store in the end."""
 
     @property
     def active(self) -> int:
         """How many events are being handled, or wait for a slot."""
-        return len(self.running) - self.sleeping
+        return len(self.running) - len(self.sleeping)
 
 
 class Dispatcher:
@@ -202,10 +202,10 @@ class Dispatcher:
         self._later_look = None
         self.notify()
 
-    def check_caller(self) -> None:
+    def check_caller(self, action: str) -> None:
         """Raise RuntimeError in a handler: ``drain()`` would wait for the handler that waits for it."""
         if any(asyncio.current_task() in handler.running.values() for handler in self.handlers):
-            raise RuntimeError("a handler cannot close its router, which waits for the end of its handlers")
+            raise RuntimeError(f"a handler cannot {action} its router, which waits for the end of its handlers")
 
     async def drain(self) -> None:
         """Finish what runs, and events that were published here; return the rest to the store.
@@ -275,7 +275,7 @@ class Dispatcher:
         for handler in self.handlers:
             handler.running = {}
             handler.unfinished = []
-            handler.sleeping = 0
+            handler.sleeping = set()
             handler.has_group = False
 
     # The claim loop
@@ -367,6 +367,7 @@ class Dispatcher:
 
     async def _handle(self, handler: Handler, event: Event, claimed: Claimed) -> None:
         """Bring one event to the end: acknowledged, failed, or returned to the store."""
+        running = handler.running  # the handler has another dict once another loop uses the router
         await asyncio.sleep(0)  # an eager task begins before it is registered as running
         entry = claimed.entry
         try:
@@ -376,7 +377,7 @@ class Dispatcher:
                         await self._sleep(handler, self._unrouted_delay)
             await self._attempt_all(handler, event, claimed)
         finally:
-            del handler.running[entry.position]
+            del running[entry.position]
             if self._renew_task is not None and not any(each.running for each in self.handlers):
                 self._renew_task.cancel()
                 self._renew_task = None
@@ -491,7 +492,8 @@ class Dispatcher:
 
     async def _sleep(self, handler: Handler, seconds: float) -> None:
         """Wait, but no longer than until the router closes; meanwhile other events can be claimed."""
-        handler.sleeping += 1
+        sleeping, task = handler.sleeping, asyncio.current_task()  # see _handle()
+        sleeping.add(task)
         try:
             if self._is_full:
                 self.notify()
@@ -500,7 +502,7 @@ class Dispatcher:
         except TimeoutError:
             pass
         finally:
-            handler.sleeping -= 1
+            sleeping.discard(task)
 
 
 def _describe_failure(handler: Handler, event: Event, attempts: int, reason: str) -> FailedEvent:

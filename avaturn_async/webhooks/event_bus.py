@@ -53,6 +53,8 @@ class EventBus:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._started = False
         self._start_lock = asyncio.Lock()
+        self.close_lock: asyncio.Lock = asyncio.Lock()
+        """Held by ``close()`` of the router."""
         self._start_failure: StoreError | None = None
         self._stop_listening: Callable[[], None] | None = None
         # For each topic, what wakes the tasks that wait for it.
@@ -221,6 +223,7 @@ class EventBus:
         self._loop = loop
         self._started = False
         self._start_lock = asyncio.Lock()
+        self.close_lock = asyncio.Lock()
         self._unlisten()
         self._waiters = {}
         self._no_waiters = asyncio.Event()

@@ -156,13 +156,19 @@ class SessionRouter:
         return self.bus.closing
 
     async def start(self) -> None:
-        """Start the store and the handlers, also after ``close()``. Repeating it is harmless.
+        """Start the store and the handlers, also after ``close()``, whose end it awaits. Repeating it is harmless.
 
         Handlers run in the context (contextvars) of this call.
 
         Raises:
             StoreError: The store is unavailable, or another running event loop uses this router.
+            RuntimeError: A handler calls it while ``close()`` waits for the handler.
         """
+        self.bus.bind_loop()
+        if self.bus.close_lock.locked():
+            self._dispatcher.check_caller("start")
+        async with self.bus.close_lock:
+            pass
         await self.bus.open()
         self._dispatcher.open()
         task = self._maintenance
@@ -187,19 +193,21 @@ class SessionRouter:
             RuntimeError: A handler of this router calls it.
         """
         self.bus.bind_loop()
-        self._dispatcher.check_caller()
+        self._dispatcher.check_caller("close")
         self.begin_close()
-        try:
-            await self._dispatcher.drain()
-        finally:
-            # Also if this call is cancelled.
+        async with self.bus.close_lock:
+            self.begin_close()  # start() may have come between two calls of close()
             try:
-                task, self._maintenance = self._maintenance, None
-                if task is not None and task.get_loop() is asyncio.get_running_loop():
-                    task.cancel()
-                    await asyncio.wait((task,))
+                await self._dispatcher.drain()
             finally:
-                await self.bus.close()
+                # Also if this call is cancelled.
+                try:
+                    task, self._maintenance = self._maintenance, None
+                    if task is not None and task.get_loop() is asyncio.get_running_loop():
+                        task.cancel()
+                        await asyncio.wait((task,))
+                finally:
+                    await self.bus.close()
 
     async def publish(
         self, event: Event, *, key: str, body: bytes, unique_for: float | None = None, confirmed: bool = True

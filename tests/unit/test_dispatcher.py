@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import gc
 import json
 import logging
 from collections import Counter
@@ -13,7 +14,7 @@ from unittest.mock import AsyncMock
 
 import pytest
 from support.routing import Api, avatar_id, avatar_ready, export_ready, publish, render_ready, session_id, unknown
-from support.virtual_time import virtual
+from support.virtual_time import VirtualLoop, virtual
 
 from avaturn_async import RouterClosedError, StoreError
 from avaturn_async.webhooks.events import AvatarReady, Event, ExportReady, RenderReady, UnknownEvent, parse_event
@@ -860,6 +861,109 @@ async def test_a_router_that_is_started_again_handles_again() -> None:
         async with router:
             await publish(router, avatar_ready(n))
     assert seen.await_count == 3
+
+
+@virtual
+async def test_start_waits_until_a_close_has_ended() -> None:
+    handled: list[tuple[int, float]] = []
+    async with router_on() as router:
+
+        @router.on(AvatarReady)
+        async def handler(event: AvatarReady, _session: RoutedSession | None) -> None:
+            await asyncio.sleep(5)
+            handled.append((event.position, now()))
+
+        await publish(router, avatar_ready(1))
+        await asyncio.sleep(1)
+        closing = asyncio.create_task(router.close())
+        await asyncio.sleep(1)
+        await router.start()
+        assert closing.done()
+        assert handled == [(1, 5)]
+        assert await publish(router, avatar_ready(2))
+        await asyncio.sleep(20)
+    assert handled == [(1, 5), (2, 10)]
+
+
+@virtual
+async def test_close_behind_a_start_that_waits_for_a_close_closes_again() -> None:
+    handled: list[tuple[int, float]] = []
+    router = router_on()
+
+    @router.on(AvatarReady)
+    async def handler(event: AvatarReady, _session: RoutedSession | None) -> None:
+        await asyncio.sleep(5)
+        handled.append((event.position, now()))
+
+    async def restart() -> None:
+        await router.start()
+        await publish(router, avatar_ready(2))
+
+    await router.start()
+    await publish(router, avatar_ready(1))
+    await asyncio.sleep(1)
+    calls = [asyncio.create_task(each) for each in (router.close(), restart(), router.close())]
+    await asyncio.sleep(7)
+    assert [call.done() for call in calls] == [True, True, False]
+    assert router.closing
+    await asyncio.gather(*calls)
+    assert handled == [(1, 5), (2, 10)]
+    with pytest.raises(RouterClosedError):
+        await publish(router, avatar_ready(3))
+
+
+@virtual
+async def test_router_is_not_started_by_a_handler_that_its_close_waits_for() -> None:
+    store = MemoryStore(clock=now)
+    router = router_on(store, handler_attempts=1)
+    later = router_on(store)
+
+    @router.on(AvatarReady, name="mail")
+    async def handler(_event: AvatarReady, _session: RoutedSession | None) -> None:
+        await router.start()  # harmless
+        await asyncio.sleep(5)
+        await router.start()
+
+    async with router:
+        await publish(router, avatar_ready(1))
+        await asyncio.sleep(1)
+    assert now() == 5
+    later.on(AvatarReady, name="mail")(AsyncMock())
+    async with later:
+        [failed] = await later.failed_events()
+    assert failed.reason.startswith("RuntimeError: a handler cannot start its router")
+
+
+@pytest.mark.parametrize("delayed", [True, False])
+def test_tasks_of_a_loop_that_was_dropped_disturb_no_later_one(*, delayed: bool) -> None:
+    called: list[int] = []
+    router = SessionRouter(MemoryStore(), handler_concurrency=1, unrouted_delay=100)
+
+    async def handler(event: Event, _session: RoutedSession | None = None) -> None:
+        called.append(event.position)
+        if event.position == 1:
+            await asyncio.sleep(100)
+
+    if delayed:
+        router.on_unrouted(handler)
+    else:
+        router.on(AvatarReady)(handler)
+
+    async def use(*avatars: int, seconds: float) -> None:
+        for n in avatars:
+            await publish(router, avatar_ready(n))
+            await asyncio.sleep(seconds)
+            gc.collect()  # ends the tasks of the dropped loop
+
+    loop = VirtualLoop()
+    loop.run_until_complete(use(1, seconds=1))
+    loop.close()
+    del loop
+    assert called == [] if delayed else [1]
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        runner.run(use(2, 3, 4, seconds=1000))
+        runner.run(router.close())
+    assert called == [2, 3, 4] if delayed else [1, 2, 3, 4]
 
 
 # Registering
