@@ -153,8 +153,8 @@ class Dispatcher:
         self._bus.on_notification = self.receive_notification
         # Shares depend on the number of handlers.
         self._handler_slots.clear()
-        if self._bus.is_started:
-            self.notify()
+        # The caller can be in another thread, with or without a loop of its own.
+        self._bus.call_soon(self.notify)
 
     def set_on_failed(self, function: Callable[[FailedEvent], Awaitable[object]]) -> None:
         """Register the function that receives each failed event."""

@@ -66,6 +66,12 @@ class EventBus:
         """Whether the store was started in this loop."""
         return self._started and self._loop is not None and self._loop.is_running()
 
+    def call_soon(self, callback: Callable[[], object]) -> None:
+        """Call a function in the loop in which the store was started, if it was. Any thread can call this."""
+        loop = self._loop
+        if loop is not None and self.is_started:
+            loop.call_soon_threadsafe(callback)
+
     @property
     def waiting_topics(self) -> Mapping[str, int]:
         """The topics that tasks wait for, with the number of waiters."""

@@ -394,7 +394,7 @@ class SessionRouter:
 
         The handler runs outside the webhook's request, in one of the processes that share the store, at least once
         for each event: again if it raises or takes too long, so it must tolerate repetition. ``session`` is None if
-        no session is known.
+        no session is known. It runs in the loop of the router, wherever it is registered.
 
         Args:
             event_type: AvatarReady, ExportReady, RenderReady or UnknownEvent.

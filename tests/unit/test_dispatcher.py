@@ -9,10 +9,12 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from queue import SimpleQueue
 from typing import Any, cast
 from unittest.mock import AsyncMock
 
 import pytest
+from support.loop_thread import running_loop
 from support.routing import Api, avatar_id, avatar_ready, export_ready, publish, render_ready, session_id, unknown
 from support.virtual_time import VirtualLoop, virtual
 
@@ -932,6 +934,45 @@ async def test_router_is_not_started_by_a_handler_that_its_close_waits_for() -> 
     async with later:
         [failed] = await later.failed_events()
     assert failed.reason.startswith("RuntimeError: a handler cannot start its router")
+
+
+@pytest.mark.parametrize("has_loop", [True, False])
+def test_handler_that_another_thread_registers_runs_in_the_loop_of_the_router(*, has_loop: bool) -> None:
+    handled: SimpleQueue[tuple[str, object]] = SimpleQueue()
+    goes_on = asyncio.Event()
+    router = SessionRouter()
+
+    @router.on(AvatarReady)
+    async def first(event: AvatarReady, _session: RoutedSession | None) -> None:
+        handled.put(("first", event.position))
+        await goes_on.wait()
+        handled.put(("first", "done"))
+
+    async def second(event: AvatarReady, _session: RoutedSession | None) -> None:
+        handled.put(("second", event.position))
+        handled.put(("second", asyncio.get_running_loop() is thread.loop))
+
+    async def register() -> None:
+        router.on(AvatarReady)(second)
+
+    async def close() -> None:
+        asyncio.get_running_loop().call_later(0.01, goes_on.set)
+        await router.close()
+        handled.put(("router", "closed"))
+
+    with running_loop() as thread:
+        thread.run(router.start())
+        thread.run(publish(router, avatar_ready(1)))
+        assert handled.get(timeout=30) == ("first", 1)
+        if has_loop:
+            asyncio.run(register())
+        else:
+            router.on(AvatarReady)(second)
+        assert handled.get(timeout=30) == ("second", 1)
+        assert handled.get(timeout=30) == ("second", True)
+        thread.run(close())
+        assert handled.get(timeout=30) == ("first", "done")
+        assert handled.get(timeout=30) == ("router", "closed")
 
 
 @pytest.mark.parametrize("delayed", [True, False])
