@@ -208,7 +208,7 @@ class Dispatcher:
             raise RuntimeError(f"a handler cannot {action} its router, which waits for the end of its handlers")
 
     async def drain(self) -> None:
-        """Finish what runs, and events that were published here; return the rest to the store.
+        """Finish what runs, and all events that were published here; return the rest to the store.
 
         An event that waits for its next attempt gets it at once, for the last time here.
         """

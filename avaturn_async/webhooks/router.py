@@ -185,8 +185,10 @@ class SessionRouter:
     async def close(self) -> None:
         """Make waiters and iterators raise RouterClosedError, finish the handlers, and close the store.
 
-        Running attempts are awaited. A handler that waits for its next attempt is called at once, for the last time
-        here; unfinished events are left to other processes. Repeating it is harmless.
+        All events that were published here are handled first, since no other process has those of a MemoryStore. A
+        handler that waits for its next attempt is called at once, for the last time here; what fails, and events of
+        other processes, are left in the store. Limit the time with ``asyncio.timeout()``: a close() that is cancelled
+        cancels the running handlers, and leaves their events in the store, too. Repeating it is harmless.
 
         Raises:
             StoreError: Another running event loop uses this router.

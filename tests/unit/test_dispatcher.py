@@ -757,6 +757,27 @@ async def test_what_came_just_before_the_close_is_handled() -> None:
 
 
 @virtual
+async def test_close_that_is_cancelled_leaves_the_events_that_were_published_here() -> None:
+    store = MemoryStore(clock=now)
+    router = router_on(store, handler_concurrency=2)
+
+    @router.on(AvatarReady, name="mail")
+    async def handler(_event: AvatarReady, _session: RoutedSession | None) -> None:
+        await asyncio.sleep(10)
+
+    async with router:
+        for n in range(9):
+            await publish(router, avatar_ready(n))
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(25):
+                await router.close()
+    assert now() == 25
+    await store.start()
+    claimed = await store.claim("mail:AvatarReady", limit=9)
+    assert [each.entry.position for each in claimed] == [5, 6, 7, 8, 9]
+
+
+@virtual
 async def test_what_is_being_claimed_at_the_close_is_handled() -> None:
     class Slow(MemoryStore):
         async def claim(self, group: str, *, limit: int) -> Sequence[Claimed]:
