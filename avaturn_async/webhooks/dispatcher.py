@@ -20,7 +20,7 @@ import attrs
 from attrs import define, field, frozen
 
 from avaturn_async._validation import validate_count, validate_positive, validate_seconds
-from avaturn_async.errors import StoreError, ends_task
+from avaturn_async.errors import StoreError, ends_task, replace_control_characters
 from avaturn_async.webhooks import routing
 from avaturn_async.webhooks.event_bus import EventBus
 from avaturn_async.webhooks.events import Event
@@ -452,7 +452,7 @@ class Dispatcher:
                     ": giving up" if is_last else "",
                     exc_info=error,
                 )
-                return f"{type(error).__name__}: {error}"[:MAX_REASON]
+                return replace_control_characters(f"{type(error).__name__}: {error}"[:MAX_REASON])
         return None
 
     async def _settle(self, handler: Handler, position: int, reason: str | None) -> bool:

@@ -241,6 +241,25 @@ class Panic(BaseException):
     """What pyo3 raises for a Rust panic."""
 
 
+@virtual
+async def test_reason_of_a_failure_has_one_line_without_control_characters() -> None:
+    reported: list[FailedEvent] = []
+    async with SessionRouter(MemoryStore(clock=now), handler_attempts=1) as router:
+        router.on_failed(_collect(reported))
+
+        @router.on(AvatarReady)
+        async def handler(_: AvatarReady, __: RoutedSession | None) -> None:
+            raise ValueError("bad\r\nERROR forged\x1b[2J\x00\ud800" + "x" * 500)
+
+        await publish(router, avatar_ready(1))
+        await asyncio.sleep(1)
+        assert await router.failed_events() == reported
+    [failed] = reported
+    assert failed.reason.startswith("ValueError: bad ERROR forged\N{REPLACEMENT CHARACTER}[2J")
+    assert failed.reason.isprintable()
+    assert len(failed.reason) == 199  # a line break of two characters became a space
+
+
 RAISED = [Panic("overflow"), asyncio.CancelledError("overflow"), GeneratorExit("overflow")]
 
 
