@@ -250,7 +250,7 @@ class WebhookReceiver:
         """Verify, parse, confirm and publish a request that check_headers() accepted."""
         body = request.body
         delivery_id = verify(self._verifier, request)
-        types = request.values(b"content-type")
+        types = [value for value in request.values(b"content-type") if value.strip()]  # an empty one says nothing
         if not _is_json(types):
             shown = b", ".join(types).decode("latin-1")
             return self._replies.reply(request, "unsupported_media_type", f"content type {printable(shown)}")

@@ -403,7 +403,9 @@ ROWS = [
     Row("multipart without a boundary", raw(headers=(("Content-Type", "multipart/form-data"),)), 415),
     Row("no type at all in it", raw(headers=(("Content-Type", "+json"),)), 415),
     Row("jsonx", raw(headers=(("Content-Type", "application/jsonx"),)), 415),
-    Row("an empty content type", raw(headers=(("Content-Type", ""),)), 415),
+    Row("an empty content type", raw(headers=(("Content-Type", ""),)), 200),
+    Row("a content type of spaces", raw(headers=(("Content-Type", " \t "),)), 200),
+    Row("an empty content type with a charset", raw(headers=(("Content-Type", ";charset=utf-8"),)), 415),
     Row("a non-ASCII content type", raw(headers=(("Content-Type", b"\xff/\xfe"),)), 415),
     # aiohttp itself refuses two of them.
     Row("two content types", raw(headers=(JSON_TYPE, ("Content-Type", "text/plain"))), 400, closes=True),
