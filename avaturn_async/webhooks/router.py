@@ -554,6 +554,8 @@ class SessionRouter:
     ) -> EventStream:
         if (session_id is not None) + (avatar_id is not None) + (render_id is not None) != 1:
             raise ValueError("give exactly one of session_id, avatar_id and render_id")
+        if after is not None and not isinstance(after, EVENT_TYPES):
+            raise TypeError(f"after must be an event that the router returned, not {get_kind(after)}")
         position = 0 if after is None else after.position
         if session_id is not None:
             id_ = _parse_session_id(session_id)

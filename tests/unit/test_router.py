@@ -268,6 +268,8 @@ async def test_one_can_wait_by_session_by_avatar_and_by_render() -> None:
         (AvatarReady, {"avatar_id": avatar_id(1), "timeout": math.nan}, ValueError),
         (AvatarReady, {"avatar_id": avatar_id(1), "timeout": None}, TypeError),
         (AvatarReady, {"avatar_id": avatar_id(1), "timeout": "5"}, TypeError),
+        (AvatarReady, {"avatar_id": avatar_id(1), "after": 5}, TypeError),
+        (AvatarReady, {"session_id": session_id(1), "after": AvatarReady}, TypeError),
         (str, {"avatar_id": avatar_id(1)}, TypeError),
         ("avatar.ready", {"avatar_id": avatar_id(1)}, TypeError),
         (Event, {"avatar_id": avatar_id(1)}, TypeError),
@@ -282,7 +284,7 @@ def test_a_wait_that_makes_no_sense_is_refused(
         with pytest.raises(error) as caught:
             await SessionRouter().wait_for(event_type, **{"timeout": 1, **options})
         # It names the argument.
-        assert any(name in str(caught.value) for name in ("_id", "timeout", "give one of"))
+        assert any(name in str(caught.value) for name in ("_id", "timeout", "after must be an event", "give one of"))
 
     refused()
 
