@@ -72,6 +72,9 @@ _STATUS_ERRORS: dict[int, type[errors.AvaturnStatusError]] = {
 # may have escaped the slashes. URLs without either match, too, so that the search is linear in the length of the text.
 _URL = re.compile(r"(https?:(?:\\?/){2})(?:[^\s\"<>/?#]*@)?([^\s\"<>?#]*)(?:[?#][^\s\"<>]*)?", re.IGNORECASE)
 
+# The beginning of aiohttp's ValueError for an Authorization header beside other credentials.
+_CREDENTIALS_ERROR = "Cannot combine AUTHORIZATION header"
+
 
 class _ConnectionLostError(aiohttp.ClientConnectionError):
     """The connection broke; the argument says how."""
@@ -462,13 +465,17 @@ class Transport:
     async def _request(
         self, session: aiohttp.ClientSession, method: str, url: URL, options: dict[str, Any]
     ) -> aiohttp.ClientResponse:
-        if session.trust_env and hasattr(session, "_middlewares"):
-            # aiohttp takes the credentials in ~/.netrc and refuses our header beside them. A middleware runs later, so
-            # the token replaces them. Those of the request replace those of the session, which aiohttp 3.14 keeps in a
-            # private attribute only; without it aiohttp raises if there are credentials.
-            headers = {name: value for name, value in options["headers"].items() if name != hdrs.AUTHORIZATION}
-            middlewares = (self._set_token, *session._middlewares)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
-            options = {**options, "headers": headers, "middlewares": middlewares}
+        try:
+            return await session.request(method, url, **options)
+        except ValueError as error:
+            # aiohttp sends nothing and refuses our header if trust_env finds credentials in ~/.netrc. All other errors
+            # can come after the request, from the caller's middlewares and traces.
+            if not str(error).startswith(_CREDENTIALS_ERROR):
+                raise
+        # A middleware runs later, so the token replaces the credentials. Those of the request replace those of the
+        # session, for which aiohttp 3.14 has no public name.
+        headers = {name: value for name, value in options["headers"].items() if name != hdrs.AUTHORIZATION}
+        options = {**options, "headers": headers, "middlewares": (self._set_token,)}
         return await session.request(method, url, **options)
 
     async def _set_token(

@@ -87,7 +87,8 @@ class AvaturnClient:
             progress.
         retry: How often a request is sent again.
         http: A ClientSession of yours for the calls, or a function that returns one inside the running loop, such as
-            ``lambda: app["http"]``. The client never closes it and never changes its headers.
+            ``lambda: app["http"]``. The client never closes it and never changes its headers. Where it has
+            ``trust_env`` and ``~/.netrc`` names the host, calls do without its middlewares.
         allow_private_urls: Accept plain http and private addresses of uploads and downloads. For tests only.
         trace_configs: TraceConfigs of aiohttp for the ClientSessions that the client makes.
         max_concurrency: Most calls at the same time; further calls wait, and that is not part of their timeout.

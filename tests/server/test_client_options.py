@@ -255,19 +255,12 @@ async def test_token_replaces_credentials_in_netrc(
 ) -> None:
     (tmp_path / "netrc").write_text("machine 127.0.0.1 login jane password hush\n")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    seen: list[str | None] = []
-
-    async def watch(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
-        seen.append(request.headers.get("Authorization"))
-        return await handler(request)
-
-    async with serve(USER) as server, aiohttp.ClientSession(trust_env=True, middlewares=[watch]) as http:
+    async with serve(USER) as server, aiohttp.ClientSession(trust_env=True) as http:
         options: dict[str, Any] = {"trust_env": True} if own_session else {"http": http}
         async with AvaturnClient(TOKEN, base_url=server.url, **options) as client:
             assert await client.create_user() == User(id="u")
         [request] = server.requests
     assert request.headers["Authorization"] == f"Bearer {TOKEN}"
-    assert seen == ([] if own_session else [f"Bearer {TOKEN}"])
 
 
 @pytest.mark.parametrize("how", ["proxy", "trust_env", "trust_env without a scheme", "http"])
