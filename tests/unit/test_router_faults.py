@@ -249,7 +249,7 @@ async def test_reason_of_a_failure_has_one_line_without_control_characters() -> 
 
         @router.on(AvatarReady)
         async def handler(_: AvatarReady, __: RoutedSession | None) -> None:
-            raise ValueError("bad\r\nERROR forged\x1b[2J\x00\ud800" + "x" * 500)
+            raise ValueError("bad\r\nERROR forged\x1b[2J\x00\u202e" + "x" * 500)
 
         await publish(router, avatar_ready(1))
         await asyncio.sleep(1)
