@@ -19,7 +19,7 @@ from string import Formatter
 from typing import Any, Literal, Protocol, runtime_checkable
 from urllib.parse import unquote_to_bytes
 
-from avaturn_async._validation import get_kind
+from avaturn_async._validation import get_kind, validate_seconds, validate_type
 from avaturn_async.errors import WebhookRejected
 from avaturn_async.webhooks.request import WebhookRequest
 
@@ -53,11 +53,15 @@ def parse_secrets(given: Secrets) -> tuple[bytes, ...]:
         ValueError: The sequence is empty, or a secret is empty, blank or padded.
         TypeError: A secret is neither str nor bytes.
     """
-    # None and numbers are refused below, too.
-    each: Any = tuple(given) if hasattr(given, "__iter__") and not isinstance(given, str | bytes) else (given,)
+    each = _list_secrets(given)
     if not each:
         raise ValueError("at least one secret is needed")
     return tuple(map(_parse_secret, each))
+
+
+def _list_secrets(given: Any) -> tuple[Any, ...]:
+    # _parse_secret() refuses None and numbers.
+    return tuple(given) if hasattr(given, "__iter__") and not isinstance(given, str | bytes) else (given,)
 
 
 def _parse_secret(given: Secret) -> bytes:
@@ -77,7 +81,9 @@ def parse_header_name(name: str) -> bytes:
 
     Raises:
         ValueError: ``name`` is not a header name (RFC 9110 5.1).
+        TypeError: ``name`` is not a str.
     """
+    validate_type("the name of a header", name, str)
     if not _HEADER_NAME.fullmatch(name):
         raise ValueError(f"not the name of a header: {name[:60]!r}")
     return name.lower().encode()
@@ -109,13 +115,6 @@ def any_equal(given: bytes, expected: Sequence[bytes]) -> bool:
     for candidate in expected:
         found |= hmac.compare_digest(digest, hashlib.sha256(candidate).digest())
     return found
-
-
-def validate_tolerance(tolerance: float) -> float:
-    """Return the tolerance in seconds; raise ValueError unless it is finite and at least 0."""
-    if not 0 <= tolerance < float("inf"):
-        raise ValueError(f"tolerance must be a number of seconds from 0 up, not {tolerance!r}")
-    return tolerance
 
 
 @runtime_checkable
@@ -202,7 +201,7 @@ class HmacSha256:
         self._prefix = prefix.encode()
         self._template = _parse_template(template, timed=timestamp_header is not None)
         self._timestamp_header = None if timestamp_header is None else parse_header_name(timestamp_header)
-        self._tolerance = validate_tolerance(tolerance)
+        self._tolerance = validate_seconds("tolerance", tolerance)
         self._clock = clock
 
     def verify(self, request: WebhookRequest) -> None:
@@ -281,10 +280,10 @@ class StandardWebhooks:
     """
 
     def __init__(self, secrets: Secrets, *, tolerance: float = 300, clock: Clock = time.time) -> None:
-        each = (secrets,) if isinstance(secrets, str | bytes) else tuple(secrets)
+        each = _list_secrets(secrets)
         pairs = zip(each, parse_secrets(each), strict=True)
         self._secrets = tuple(_decode_secret(secret, raw=isinstance(given, bytes)) for given, secret in pairs)
-        self._tolerance = validate_tolerance(tolerance)
+        self._tolerance = validate_seconds("tolerance", tolerance)
         self._clock = clock
 
     def verify(self, request: WebhookRequest) -> str:
@@ -408,6 +407,7 @@ class BasicAuth:
     """
 
     def __init__(self, user: str, password: Secrets) -> None:
+        validate_type("user", user, str)
         if not user or ":" in user:
             raise ValueError("user must not be empty or hold a colon")
         self._expected = tuple(user.encode() + b":" + secret for secret in parse_secrets(password))

@@ -287,6 +287,13 @@ def test_raw_bytes_may_begin_with_what_would_be_a_space_in_text() -> None:
         (lambda: HmacSha256(5, header="X"), "secret must be str or bytes, not int$"),  # type: ignore[arg-type]
         (lambda: HmacSha256(None, header="X"), "not NoneType: is the environment variable set"),  # type: ignore[arg-type]
         (lambda: HmacSha256([5], header="X"), "secret must be str or bytes"),  # type: ignore[list-item]
+        (lambda: StandardWebhooks(None), "a secret must be .*, not NoneType: is the environment variable set"),  # type: ignore[arg-type]
+        (lambda: StandardWebhooks(5), "a secret must be str or bytes, not int$"),  # type: ignore[arg-type]
+        (lambda: HmacSha256(KEY, header=None), "the name of a header must be a str, not NoneType"),  # type: ignore[arg-type]
+        (lambda: SharedSecret(KEY, header=5), "the name of a header must be a str, not int"),  # type: ignore[arg-type]
+        (lambda: BasicAuth(None, KEY), "user must be a str, not NoneType"),  # type: ignore[arg-type]
+        (lambda: BasicAuth(5, KEY), "user must be a str, not int"),  # type: ignore[arg-type]
+        (lambda: HmacSha256(KEY, header="X", tolerance=None), "tolerance must be a number of seconds"),  # type: ignore[arg-type]
         (lambda: HmacSha256(KEY, header=""), "name of a header"),
         (lambda: HmacSha256(KEY, header="X\r\nY"), "name of a header"),
         (
