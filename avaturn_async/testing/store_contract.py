@@ -463,6 +463,17 @@ class EventStoreContract(ABC):
             await self.pass_time(1.1 * self.lease)
             assert attempts(await store.claim("g", limit=5)) == [("2", 1)]
 
+    async def test_group_that_claims_in_vain_for_several_ttls_receives_the_next_entry(self) -> None:
+        async with self.opened(group="g") as store:
+            position = await append(store, "1")
+            await store.claim("g", limit=5)
+            await store.ack("g", [position])
+            for _ in range(8):
+                await self.pass_time(0.5 * self.ttl)
+                assert attempts(await store.claim("g", limit=5)) == []
+            await append(store, "2")
+            assert attempts(await store.claim("g", limit=5)) == [("2", 1)]
+
     async def test_lease_ends_and_the_attempt_is_counted(self) -> None:
         async with self.opened(group="g") as store:
             await append(store, "1")

@@ -357,6 +357,17 @@ async def test_calls_on_locked_file_raise_in_time_and_work_again_afterwards(
     assert await stored_bodies(path) == ["before", "after"]
 
 
+async def test_group_whose_first_claim_fails_receives_what_is_appended_later(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite, "PATIENCE", 0.1)
+    async with started(SQLiteStore(path)) as store:
+        with locked(path), pytest.raises(StoreError, match="was locked by another process"):
+            await store.claim("g", limit=1)
+        position = await store.append(event())
+        assert [each.entry.position for each in await store.claim("g", limit=1)] == [position]
+
+
 async def test_append_waits_for_a_lock_that_is_released(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     waits = threading.Event()
 

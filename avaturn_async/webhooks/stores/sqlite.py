@@ -25,7 +25,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import math
 import os
 import random
 import sqlite3
@@ -124,7 +123,7 @@ class _Run:
     returns: set[asyncio.Future[Any]] = field(factory=set[asyncio.Future[Any]])
     """Cancelled claims, and the calls that return their leases: ``close()`` waits for them."""
     claimable_at: dict[str, float] = field(factory=dict[str, float])
-    """For groups that were claimed from: when the first delivery can be claimed, as far as the thread has seen."""
+    """For groups that were claimed from: when a claim has anything to do, as far as the thread has seen."""
     files: list[tuple[int, int]] = field(factory=list[tuple[int, int]])
     """Device and inode of the file and of its log; used by the thread."""
     seen: int = 0
@@ -561,12 +560,13 @@ class SQLiteStore(StoreBase):
             if returned != run.returned:
                 notifications.append(())
             for group in tuple(run.claimable_at):
-                (at,) = db.execute(
-                    "SELECT min(leased_until) FROM deliveries "
-                    "WHERE group_id = (SELECT id FROM groups WHERE name = ?) AND reason IS NULL",
-                    (_text(group),),
+                # A group that does not exist or has vanished is created by a claim; one that is idle is used by it.
+                row = db.execute(
+                    "SELECT used_at + ?, (SELECT min(leased_until) FROM deliveries WHERE group_id = id "
+                    "AND reason IS NULL) FROM groups WHERE name = ?",
+                    (self.ttl_seconds, _text(group)),
                 ).fetchone()
-                run.claimable_at[group] = math.inf if at is None else at
+                run.claimable_at[group] = 0 if row is None else min(at for at in row if at is not None)
         run.seen, run.returned, run.data_version = last, returned, data_version
         return notifications
 
