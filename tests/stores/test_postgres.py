@@ -407,10 +407,14 @@ async def test_another_default_isolation_level_changes_nothing(server: PostgresS
         "mysql://u:secret-password@h/d",
         "postgresql://u:secret-p#1@h:x/d",
         "postgresql://h:1,secret:0/d",
+        "postgresql://u:?secret-password@h/d",
+        "postgresql://u:#secret-password@h/d",
+        "postgresql://u:12/secret-password@h/d",
+        "postgresql://h/d?secret-password",
     ],
 )
 def test_wrong_dsn_is_refused_without_its_password(dsn: str) -> None:
-    with pytest.raises(ValueError, match="is not a URL of PostgreSQL") as caught:
+    with pytest.raises(ValueError, match=r"is not a URL of PostgreSQL.*percent-encode the password") as caught:
         PostgresStore.from_url(dsn)
     assert "secret" not in str(caught.value)
 

@@ -30,7 +30,7 @@ import re
 from collections import deque
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 from uuid import uuid4
 
 from attrs import define, field
@@ -385,7 +385,7 @@ class PostgresStore(StoreBase):
         """Return a store with its own pool, which ``start()`` opens and ``close()`` closes.
 
         Args:
-            dsn: ``postgresql://user:password@host:5432/database``; percent-encode the password.
+            dsn: ``postgresql://user:password@host:5432/database``; percent-encode the password, and ``@`` elsewhere.
             schema: As in the constructor.
             ttl: As in the constructor.
             max_events: As in the constructor.
@@ -848,13 +848,17 @@ def _validate_dsn(dsn: str, name: str) -> None:
         # It can name several hosts.
         ports = [urlsplit(f"//{host}").port for host in parts.netloc.rpartition("@")[2].split(",")]
         valid = parts.scheme in {"postgres", "postgresql"} and 0 not in ports
+        # A password that is not percent-encoded can end the host too early. asyncpg quotes what it cannot parse.
+        valid = valid and "@" not in parts.path + parts.query + parts.fragment
+        if parts.query:
+            parse_qs(parts.query, strict_parsing=True)
     except (ValueError, AttributeError):
         valid = False
     if not valid:
         # The text of the original error can contain a part of the password.
         raise ValueError(
             f"{name} is not a URL of PostgreSQL, such as postgresql://user:password@host:5432/database "
-            "(percent-encode the password)"
+            "(percent-encode the password, and @ everywhere else)"
         ) from None
 
 
