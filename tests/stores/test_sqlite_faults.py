@@ -258,6 +258,23 @@ async def test_start_on_path_that_cannot_be_opened_raises(tmp_path: Path, name: 
         await store.close()
 
 
+@pytest.mark.parametrize("exists", [True, False])
+async def test_store_on_symlink_uses_its_target(tmp_path: Path, path: Path, exists: bool) -> None:  # noqa: FBT001
+    folder = tmp_path / "data"
+    folder.mkdir()
+    if exists:
+        async with started(SQLiteStore(folder / "target.db")) as store:
+            await store.append(event(b"first"))
+    path.symlink_to(folder / "target.db")
+    async with started(SQLiteStore(path)) as store:
+        await store.append(event(b"second"))
+        path.unlink()
+        path.touch()
+        with pytest.raises(StoreError, match="removed or replaced"):
+            await store.append(event(b"third"))
+    assert await stored_bodies(folder / "target.db") == (["first"] if exists else []) + ["second"]
+
+
 async def test_start_in_folder_of_another_user_raises(public_folder: Path) -> None:
     folder = public_folder / "private"
     folder.mkdir()

@@ -124,6 +124,8 @@ class _Run:
     """Cancelled claims, and the calls that return their leases: ``close()`` waits for them."""
     claimable_at: dict[str, float] = field(factory=dict[str, float])
     """For groups that were claimed from: when a claim has anything to do, as far as the thread has seen."""
+    log_path: Path = field(factory=Path)
+    """The ``-wal``, which stands beside the file itself if the path of the store is a symlink; used by the thread."""
     files: list[tuple[int, int]] = field(factory=list[tuple[int, int]])
     """Device and inode of the file and of its log; used by the thread."""
     seen: int = 0
@@ -181,7 +183,6 @@ class SQLiteStore(StoreBase):
             raise ValueError("path must be the path of a file, not a URL")
         validate_positive(max_events=max_events, max_bytes=max_bytes)
         self._path = Path(path).absolute()
-        self._log_path = Path(f"{self._path}-wal")
         self._max_events = max_events
         self._max_bytes = max_bytes
         self._clock = clock
@@ -405,9 +406,11 @@ class SQLiteStore(StoreBase):
             run.loop.call_soon_threadsafe(callback, *arguments)
 
     def _open(self, run: _Run) -> sqlite3.Connection:
+        path = os.path.realpath(self._path)
+        run.log_path = Path(f"{path}-wal")
         with contextlib.suppress(FileExistsError):
             # Bodies contain URLs that are credentials. (SQLite gives its other files the mode of this one.)
-            os.close(os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         # From here on the file is only looked at through SQLite and stat(): closing another descriptor of a file
         # drops the POSIX locks of the whole process on it.
         found = self._path.stat()
@@ -419,7 +422,7 @@ class SQLiteStore(StoreBase):
                 )
         _open_files[run.owner] = (run.pid, found.st_dev, found.st_ino)
         # Without a busy handler: under load its growing pauses starve one process (p99 of 1.5 s with 20 of them).
-        return sqlite3.connect(self._path, timeout=0, isolation_level=None)
+        return sqlite3.connect(path, timeout=0, isolation_level=None)
 
     def _prepare(self, run: _Run, db: sqlite3.Connection) -> None:
         # Nothing is written before it is certain that the file is ours.
@@ -467,7 +470,7 @@ class SQLiteStore(StoreBase):
     def _check_files(self, run: _Run) -> None:
         """Check that the file and its log are those of the first look."""
         try:
-            files = [(found.st_dev, found.st_ino) for found in (self._path.stat(), self._log_path.stat())]
+            files = [(found.st_dev, found.st_ino) for found in (self._path.stat(), run.log_path.stat())]
         except OSError:
             files = []
         run.files = run.files or files
