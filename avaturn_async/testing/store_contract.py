@@ -637,6 +637,13 @@ class EventStoreContract(ABC):
         assert await read_all(store) == ["1"]
         await store.close()
 
+    async def test_store_that_is_closed_and_started_while_it_starts_works(self) -> None:
+        store = await self.make_store(max_events=100, max_bytes=1000)
+        await asyncio.gather(store.start(), store.close(), store.start())
+        await append(store, "1")
+        assert await read_all(store) == ["1"]
+        await store.close()
+
     async def test_store_starts_in_a_new_loop_after_the_first_loop_ended(self) -> None:
         store = await self.make_store(max_events=100, max_bytes=1000)
 

@@ -410,7 +410,8 @@ class RedisStore(StoreBase):
             except BaseException:
                 await self._finish(self._end(run, 0))
                 raise
-            self._run = run
+            # close() may have unbound the store meanwhile.
+            self._loop, self._run = run.loop, run
 
     async def close(self) -> None:
         """Send the commands that wait, and disconnect; leases of this store end by themselves."""

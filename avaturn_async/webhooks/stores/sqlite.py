@@ -217,7 +217,8 @@ class SQLiteStore(StoreBase):
                     # If the disk hangs, the thread closes the file by itself, later.
                     await asyncio.wait((run.ended,), timeout=max(deadline - loop.time(), 0))
                     raise
-                self._run = run
+                # close() may have unbound the store meanwhile.
+                self._loop, self._run = run.loop, run
         except TimeoutError:
             raise StoreError(f"{self._path}: no response of the disk within {DEADLINE:g} s") from None
 
