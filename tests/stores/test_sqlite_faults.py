@@ -275,6 +275,22 @@ async def test_store_on_symlink_uses_its_target(tmp_path: Path, path: Path, exis
     assert await stored_bodies(folder / "target.db") == (["first"] if exists else []) + ["second"]
 
 
+async def test_store_whose_start_failed_starts_in_another_loop_after_close(tmp_path: Path) -> None:
+    folder = tmp_path / "later"
+    store = SQLiteStore(folder / "events.db")
+    with pytest.raises(StoreError, match="cannot be opened"):
+        await store.start()
+    await store.close()
+    folder.mkdir()
+
+    async def use() -> int:
+        async with started(store):
+            return await store.append(event())
+
+    # In a thread, since this loop goes on.
+    assert await asyncio.to_thread(asyncio.run, use()) > 0
+
+
 async def test_start_in_folder_of_another_user_raises(public_folder: Path) -> None:
     folder = public_folder / "private"
     folder.mkdir()

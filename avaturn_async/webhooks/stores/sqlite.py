@@ -230,6 +230,7 @@ class SQLiteStore(StoreBase):
         async with self._start_lock:
             run = self._run
             if run is None:
+                self._loop = None  # a start failed
                 return
             try:
                 while run.returns:
