@@ -166,6 +166,26 @@ async def test_flushed_scripts_are_registered_again(redis_server: RedisServer, r
         assert len(await store.read({"t": 0})) == 1
 
 
+@pytest.mark.parametrize("name", ["topic:b", "pending:g", "events"])
+async def test_append_that_fails_at_a_foreign_key_changes_nothing(
+    redis_server: RedisServer, redis: Any, name: str
+) -> None:
+    entry = NewEntry(("a", "b"), b"x", key="k")
+    async with started(RedisStore.from_url(redis_server.url)) as store:
+        await store.create_group("g")
+        await redis.set(f"{{avaturn}}:{name}", "foreign")
+        with pytest.raises(StoreError, match="WRONGTYPE"):
+            await store.append(entry)
+        await redis.delete(f"{{avaturn}}:{name}")
+        assert not await store.contains("k")
+        assert await store.read({"a": 0}) == []
+        assert await store.claim("g", limit=2) == []
+        assert await store.stats() == {"events": 0, "bytes": 0, "records": 0}
+        position = await store.append(entry)
+        assert [each.position for each in await store.read({"a": 0, "b": 0})] == [position]
+        assert [each.entry.position for each in await store.claim("g", limit=2)] == [position]
+
+
 async def test_full_server_refuses_new_entries_and_drops_nothing(tmp_path: Path) -> None:
     with running_redis(tmp_path, {"maxmemory": "6mb"}) as server:
         async with started(RedisStore.from_url(server.url)) as store:

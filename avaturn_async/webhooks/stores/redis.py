@@ -127,20 +127,19 @@ function commands.append(key, arguments)
   local position, entry, expires = text(number), name('entry', text(number)), now + life
   -- A full server and a replica refuse this first write; then nothing has changed.
   call('SET', last, position, 'PX', text(2 * math.max(ttl, life)))
-  if key ~= '' then call('SET', name('key', key), position, 'PX', unique_for) end
-  call('HSET', entry, 'topics', topics, 'body', body, 'at', text(micros), 'expires', text(expires))
-  call('PEXPIREAT', entry, text(expires + ttl))
-  add(root .. ':' .. kind, text(expires), position, expires)
-  for topic in string.gmatch(topics, '%S+') do
-    add(name('topic', topic), position, position, expires)
-    table.insert(changed_topics, topic)
-  end
-  must_notify = true
+  -- A foreign value at one of these keys is an error, and leaves no more than positions that have no entry.
+  for topic in string.gmatch(topics, '%S+') do add(name('topic', topic), position, position, expires) end
   if kind == 'events' then
     for _, group in ipairs(call('ZRANGEBYSCORE', groups, '(' .. now, '+inf')) do
       add(name('pending', group), 0, position, expires)
     end
   end
+  add(root .. ':' .. kind, text(expires), position, expires)
+  call('HSET', entry, 'topics', topics, 'body', body, 'at', text(micros), 'expires', text(expires))
+  call('PEXPIREAT', entry, text(expires + ttl))
+  if key ~= '' then call('SET', name('key', key), position, 'PX', unique_for) end
+  for topic in string.gmatch(topics, '%S+') do table.insert(changed_topics, topic) end
+  must_notify = true
   return position
 end
 
