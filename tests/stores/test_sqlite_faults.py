@@ -498,6 +498,38 @@ async def test_append_on_disk_that_hangs_raises_in_time_and_works_again_afterwar
         assert await store.append(event(key="k")) == 0
 
 
+async def test_close_on_disk_that_hangs_ends_in_time_and_store_works_again_afterwards(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk_works = threading.Event()
+    disk_works.set()
+
+    def clock() -> float:
+        if threading.current_thread().name == "SQLiteStore":
+            disk_works.wait(30)
+        return 1000.0
+
+    store = SQLiteStore(path, clock=clock)
+    await store.start()
+    disk_works.clear()
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(sqlite, "DEADLINE", 0.05)
+            claiming = asyncio.create_task(store.claim("g", limit=1))
+            appending = asyncio.create_task(store.append(event(key="k")))
+            await asyncio.sleep(0)
+            claiming.cancel()
+            async with in_time():
+                await store.close()
+            with pytest.raises(StoreError, match="no response of the disk"):
+                await appending
+    finally:
+        disk_works.set()
+    async with started(store):
+        # It was appended late.
+        assert await store.append(event(key="k")) == 0
+
+
 async def test_start_in_place_where_files_cannot_be_shared_raises(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Connection(sqlite3.Connection):
         def execute(self, sql: str, *arguments: Any) -> sqlite3.Cursor:

@@ -223,7 +223,7 @@ class SQLiteStore(StoreBase):
             raise StoreError(f"{self._path}: no response of the disk within {DEADLINE:g} s") from None
 
     async def close(self) -> None:
-        """Run the calls that wait, and close the file."""
+        """Run the calls that wait, and close the file; with a disk that hangs, that goes on in the background."""
         self._check_process()
         if self._is_in_new_loop():
             return
@@ -232,13 +232,15 @@ class SQLiteStore(StoreBase):
             if run is None:
                 self._loop = None  # a start failed
                 return
+            deadline = run.loop.time() + DEADLINE
             try:
-                while run.returns:
-                    await asyncio.wait(run.returns)
+                while run.returns and run.loop.time() < deadline:
+                    await asyncio.wait(run.returns, timeout=deadline - run.loop.time())
             finally:
                 self._run = self._loop = None
                 run.jobs.put(None)
-            await asyncio.wait([run.ended])
+            # If the disk hangs, the thread closes the file by itself, later.
+            await asyncio.wait([run.ended], timeout=max(deadline - run.loop.time(), 0))
 
     # Calls. What runs in the thread is in the function of the same name with an underscore.
 
