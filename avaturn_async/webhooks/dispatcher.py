@@ -452,7 +452,7 @@ class Dispatcher:
                     ": giving up" if is_last else "",
                     exc_info=error,
                 )
-                return replace_control_characters(f"{type(error).__name__}: {error}"[:MAX_REASON])
+                return f"{type(error).__name__}: {error}"[:MAX_REASON]
         return None
 
     async def _settle(self, handler: Handler, position: int, reason: str | None) -> bool:
@@ -506,7 +506,8 @@ class Dispatcher:
 
 
 def _describe_failure(handler: Handler, event: Event, attempts: int, reason: str) -> FailedEvent:
-    return FailedEvent(event=event, handler=handler.name, attempts=attempts, reason=reason, group=handler.group)
+    text = replace_control_characters(reason)
+    return FailedEvent(event=event, handler=handler.name, attempts=attempts, reason=text, group=handler.group)
 
 
 def get_handler_name(function: Any, parameters: tuple[str, ...]) -> tuple[str, str]:
