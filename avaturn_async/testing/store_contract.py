@@ -19,7 +19,9 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from itertools import pairwise
+from typing import Any
 
+import attrs
 import pytest
 
 from avaturn_async.errors import StoreError, StoreFullError
@@ -167,6 +169,30 @@ class EventStoreContract(ABC):
             by_body = {entry.body: entry.position for entry in entries}
             assert [by_body[str(n).encode()] for n in range(60)] == positions
             assert all(first.at <= second.at for first, second in pairwise(entries))
+
+    async def test_entry_of_a_wrong_type_is_refused_and_those_beside_it_are_appended(self) -> None:
+        async with self.opened() as store:
+            wrong: list[tuple[str, Any]] = [
+                ("topics", "session:1"),
+                ("topics", ("t", 1)),
+                ("body", None),
+                ("body", "x"),
+                ("key", b"k"),
+            ]
+            for field, value in wrong:
+                entry = attrs.evolve(NewEntry(("t",), b"x"), **{field: value})
+                notifications = Notifications(store)
+                before, error, after = await asyncio.gather(
+                    append(store, field, "a"), store.append(entry), append(store, field, "b"), return_exceptions=True
+                )
+                assert isinstance(before, int)
+                assert isinstance(after, int)
+                assert isinstance(error, TypeError)
+                assert field in str(error)
+                await notifications.wait_for("a", "b")
+                notifications.stop()
+            assert await read_all(store, {"a": 0}) == [field for field, _ in wrong]
+            assert await read_all(store) == []
 
     async def test_position_is_not_reused_after_everything_expired(self) -> None:
         async with self.opened() as store:

@@ -149,6 +149,7 @@ class EventStore(Protocol):
             Its position; 0 for a duplicate.
 
         Raises:
+            TypeError: A field of the entry has a wrong type. Calls that run at the same time are not affected.
             StoreFullError: A bound is reached.
             StoreError: The engine is unavailable; the entry may have been appended all the same.
         """
@@ -239,6 +240,23 @@ class StoreBase:
                 callback(topics)
             except Exception:  # noqa: BLE001 - a listener's error must stop neither the store nor the other listeners
                 _log.exception("a listener of %s failed", type(self).__name__)
+
+    def _check_entry(self, entry: NewEntry) -> None:
+        """Check the types of an entry: a wrong one must not fail the entries that are appended with it.
+
+        Raises:
+            TypeError: A field has a wrong type.
+        """
+        topics: object = entry.topics
+        if not isinstance(topics, tuple | list):
+            raise TypeError(f"the topics of an entry must be a tuple of str, not {type(topics).__name__}")
+        for topic in entry.topics:
+            if not isinstance(topic, str):
+                raise TypeError(f"the topics of an entry must be str, not {type(topic).__name__}")
+        if not isinstance(entry.body, bytes):
+            raise TypeError(f"the body of an entry must be bytes, not {type(entry.body).__name__}")
+        if not isinstance(entry.key, str | None):
+            raise TypeError(f"the key of an entry must be str or None, not {type(entry.key).__name__}")
 
     def _is_in_new_loop(self) -> bool:
         """Return whether the running loop is not the one that started the store.

@@ -108,6 +108,7 @@ class MemoryStore(StoreBase):
     async def append(self, entry: NewEntry) -> int:
         """Append an entry; return its position, or 0 for a duplicate."""
         now = self._check_started()
+        self._check_entry(entry)
         self._purge(now, _PURGE_PER_APPEND)
         if entry.key is not None and self._keys.get(entry.key, now) > now:
             return 0
@@ -121,7 +122,7 @@ class MemoryStore(StoreBase):
         position = self._last_position = self._last_position + 1
         default_ttl = self.ttl_seconds if entry.dispatch else 2 * self.ttl_seconds
         expires_at = now + (default_ttl if entry.ttl is None else entry.ttl)
-        stored = Entry(position, entry.topics, entry.body, now)
+        stored = Entry(position, tuple(entry.topics), entry.body, now)
         self._stored[position] = _Stored(stored, expires_at, entry.key, entry.dispatch)
         heapq.heappush(self._expiry, (expires_at, position, entry.key))
         if entry.key is not None:

@@ -450,11 +450,7 @@ class PostgresStore(StoreBase):
     async def append(self, entry: NewEntry) -> int:
         """Append an entry; return its position, or 0 for a duplicate."""
         run = self._running()
-        # One wrong entry must not fail the other entries of its transaction.
-        if not all(isinstance(text, str) for text in (*entry.topics, entry.key or "")):
-            raise TypeError("the topics and the key of an entry must be str")
-        if not isinstance(entry.body, bytes):
-            raise TypeError(f"the body of an entry must be bytes, not {type(entry.body).__name__}")
+        self._check_entry(entry)
         life = entry.ttl if entry.ttl is not None else self.ttl_seconds * (1 if entry.dispatch else 2)
         unique_for = life if entry.unique_for is None else entry.unique_for
         if not (math.isfinite(life) and math.isfinite(unique_for)):

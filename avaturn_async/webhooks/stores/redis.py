@@ -423,6 +423,7 @@ class RedisStore(StoreBase):
 
     async def append(self, entry: NewEntry) -> int:
         """Append an entry; return its position, or 0 for a duplicate."""
+        self._check_entry(entry)
         life = entry.ttl if entry.ttl is not None else self.ttl_seconds * (1 if entry.dispatch else 2)
         arguments = (
             "" if entry.key is None else _quote(entry.key),

@@ -246,7 +246,9 @@ class SQLiteStore(StoreBase):
 
     async def append(self, entry: NewEntry) -> int:
         """Append an entry; return its position, or 0 for a duplicate."""
-        return await self._wait(self._submit(self._running(), self._append, entry, durable=True))
+        run = self._running()
+        self._check_entry(entry)
+        return await self._wait(self._submit(run, self._append, entry, durable=True))
 
     async def contains(self, key: str) -> bool:
         """Return whether an entry with this key would be a duplicate now."""
