@@ -436,6 +436,43 @@ async def test_methods_before_start_raise_store_error() -> None:
         await store.append(event())
 
 
+@pytest.mark.parametrize(
+    ("statement", "error"),
+    [
+        ("REVOKE INSERT ON avaturn.entries FROM worker", "lacks rights in the schema 'avaturn': INSERT on entries$"),
+        ("REVOKE UPDATE, DELETE ON avaturn.keys FROM worker", "'avaturn': DELETE on keys, UPDATE on keys$"),
+        ("REVOKE EXECUTE ON FUNCTION avaturn.purge FROM public", "'avaturn': EXECUTE on purge$"),
+        (
+            "ALTER ROLE worker SET default_transaction_read_only = on",
+            "default_transaction_read_only = on: set it to off",
+        ),
+    ],
+)
+async def test_start_with_a_role_that_cannot_write_says_so(
+    server: PostgresServer, connection: Any, statement: str, error: str
+) -> None:
+    await connection.execute(
+        PostgresStore.ddl()
+        + "DROP ROLE IF EXISTS worker; CREATE ROLE worker LOGIN; GRANT USAGE ON SCHEMA avaturn TO worker;"
+        "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA avaturn TO worker;"
+    )
+    await connection.execute(statement)
+    store = PostgresStore.from_url(server.url.replace("tester", "worker"))
+    with pytest.raises(StoreError, match=error):
+        await store.start()
+    await connection.execute("DROP SCHEMA avaturn CASCADE; DROP ROLE worker")
+
+
+async def test_bound_that_is_larger_than_an_integer_of_postgresql_is_none(
+    server: PostgresServer, connection: Any
+) -> None:
+    del connection
+    store = PostgresStore.from_url(server.url, max_events=2**63, max_bytes=10**300)
+    await store.start()
+    assert await store.append(event()) > 0
+    await store.close()
+
+
 async def test_option_that_asyncpg_refuses_is_named(server: PostgresServer) -> None:
     with pytest.raises(StoreError, match="sslmode") as caught:
         await PostgresStore.from_url(f"{server.url}?sslmode=bogus").start()

@@ -318,7 +318,7 @@ async def server_at_its_limit(server: PostgresServer, schema: str) -> AsyncItera
             "ReadOnlySQLTransactionError (25006)",
             "in recovery (a standby): PostgresStore needs the primary",
         ),
-        (read_only, "ReadOnlySQLTransactionError (25006)", ""),
+        (read_only, "ReadOnlySQLTransactionError (25006)", "default_transaction_read_only = on: set it to off"),
         (silent, "no response within 2 s", "no response within 2 s"),
         (locked, "no response within 2 s", ""),
         (timing_out, "QueryCanceledError (57014): canceling statement due to statement timeout", ""),

@@ -76,6 +76,8 @@ MAX_PAUSE = 1.0
 """Seconds between attempts to receive notifications again, at most."""
 MAX_PAYLOAD = 7_900
 """Bytes of a notification: NOTIFY allows fewer than 8,000."""
+MAX_BIGINT = 2**63 - 1
+"""The largest number that PostgreSQL compares with: a larger bound is never reached."""
 MIN_VERSION = 130_000
 """Of the server, as in its setting ``server_version_num``."""
 _VERSION = ("avaturn_async", 1)  # the row of the table version
@@ -268,6 +270,16 @@ SELECT e.*, d.attempts, d.reason FROM avaturn.deliveries d CROSS JOIN LATERAL (
   WHERE e.position = d.position AND e.expires_at > avaturn.statement_time() OFFSET 0) e
 WHERE d.name = $1 AND d.reason IS NOT NULL ORDER BY d.position LIMIT $2"""
 
+_MISSING_RIGHTS = """
+SELECT privilege || ' on ' || relname FROM pg_class, unnest('{SELECT,INSERT,UPDATE,DELETE}'::text[]) AS privilege
+WHERE relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = $1)
+  AND relname IN ('totals', 'entries', 'topics', 'keys', 'groups', 'deliveries')
+  AND NOT has_table_privilege(pg_class.oid, privilege)
+UNION ALL SELECT 'EXECUTE on ' || proname FROM pg_proc
+WHERE pronamespace = (SELECT oid FROM pg_namespace WHERE nspname = $1)
+  AND NOT has_function_privilege(pg_proc.oid, 'EXECUTE')
+ORDER BY 1"""
+
 _STATS = """
 SELECT t.events - e.events, (t.bytes - e.bytes)::bigint, t.records - e.records FROM avaturn.totals t, (
   SELECT count(*) FILTER (WHERE dispatch) AS events, coalesce(sum(length(body)) FILTER (WHERE dispatch), 0) AS bytes,
@@ -319,7 +331,8 @@ class PostgresStore(StoreBase):
     """Store the log in PostgreSQL (13 or later): appended means committed.
 
     ``start()`` creates the schema unless it exists. A role that may not create it needs ``USAGE`` on the schema and
-    ``SELECT, INSERT, UPDATE, DELETE`` on its tables; :meth:`ddl` has the statements.
+    ``SELECT, INSERT, UPDATE, DELETE`` on its tables, and ``EXECUTE`` on its functions, which PostgreSQL grants to all
+    roles by default; :meth:`ddl` has the statements that create the schema.
 
     Through PgBouncer in transaction mode, notifications need a direct connection: pass ``listen_dsn``. A pool of the
     caller needs ``statement_cache_size=0`` in that case.
@@ -608,8 +621,8 @@ class PostgresStore(StoreBase):
             all_topics,
             [_digest(topic) for topic, _ in names],
             [number for _, number in names],
-            self._max_events,
-            self._max_bytes,
+            int(min(self._max_events, MAX_BIGINT)),
+            int(min(self._max_bytes, MAX_BIGINT)),
             self._schema,
             _split_payload(topics[1:-1] for topics in all_topics),
         )
@@ -634,15 +647,17 @@ class PostgresStore(StoreBase):
                 statement_cache_size=100 if self._listen_dsn is None else 0,
             )
         async with run.pool.acquire(timeout=DEADLINE) as connection, connection.transaction(isolation="read_committed"):
-            version, in_recovery, isolation, synchronous_commit, fsync = await connection.fetchrow(
+            version, in_recovery, read_only, isolation, synchronous_commit, fsync = await connection.fetchrow(
                 "SELECT current_setting('server_version_num')::integer, pg_is_in_recovery(), "
-                "current_setting('default_transaction_isolation'), current_setting('synchronous_commit'), "
-                "current_setting('fsync')"
+                "current_setting('transaction_read_only'), current_setting('default_transaction_isolation'), "
+                "current_setting('synchronous_commit'), current_setting('fsync')"
             )
             if version < MIN_VERSION:
                 raise StoreError(f"PostgresStore needs PostgreSQL 13 or later; this one is {version // 10_000}")
             if in_recovery:
                 raise StoreError("PostgreSQL is in recovery (a standby): PostgresStore needs the primary")
+            if read_only == "on":
+                raise StoreError("PostgreSQL has default_transaction_read_only = on: set it to off for this role")
             for name, value in (("synchronous_commit", synchronous_commit), ("fsync", fsync)):
                 if value == "off":
                     _log.warning("PostgreSQL has %s = off: a crash of the server loses acknowledged events", name)
@@ -656,7 +671,13 @@ class PostgresStore(StoreBase):
                     # CREATE SCHEMA IF NOT EXISTS needs the right to create schemas, also when the schema exists.
                     exists = await connection.fetchval("SELECT true FROM pg_namespace WHERE nspname = $1", self._schema)
                     await connection.execute(_qualify(_TABLES, self._schema) if exists else self.ddl(self._schema))
+            await self._check_rights(connection)
         await self._subscribe(run)
+
+    async def _check_rights(self, connection: Any) -> None:
+        missing = [row[0] for row in await connection.fetch(_MISSING_RIGHTS, self._schema)]
+        if missing:
+            raise StoreError(f"the role lacks rights in the schema {self._schema!r}: {', '.join(missing)}")
 
     async def _has_schema(self, connection: Any) -> bool:
         """Return whether the schema is of this release; False when it does not exist, or is empty."""
