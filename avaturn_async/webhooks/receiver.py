@@ -251,7 +251,8 @@ class WebhookReceiver:
         body = request.body
         delivery_id = verify(self._verifier, request)
         types = [value for value in request.values(b"content-type") if value.strip()]  # an empty one says nothing
-        if not _is_json(types):
+        name = types[0].partition(b";")[0].strip().lower() if types else b"application/json"
+        if len(types) > 1 or not (name == b"application/json" or (b"/" in name and name.endswith(b"+json"))):
             shown = b", ".join(types).decode("latin-1")
             return self._replies.reply(request, "unsupported_media_type", f"content type {printable(shown)}")
         posted = event = parse_event(body)
@@ -345,14 +346,6 @@ def _get_identity(event: Event) -> str:
             return f"{event.event} {event.avatar_id} {event.id}"
         case _:
             return f"{event.event} {event.avatar_id}"
-
-
-def _is_json(types: list[bytes]) -> bool:
-    """Return whether the content type is JSON or absent."""
-    if not types:
-        return True
-    name = types[0].partition(b";")[0].strip().lower()
-    return len(types) == 1 and (name == b"application/json" or (b"/" in name and name.endswith(b"+json")))
 
 
 # The first class that fits decides.
