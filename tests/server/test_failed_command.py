@@ -179,12 +179,15 @@ async def test_more_failed_events_than_one_page_are_all_retried(
     await store.start()
     await store.create_group("mail")
     new = importlib.import_module("avaturn_async.webhooks.stores.base").NewEntry((), b"x")
-    for _ in range(3):
-        await store.fail("mail", await store.append(new), "reason")
+    positions = [await store.append(new) for _ in range(4)]
+    for position in positions:
+        await store.fail("mail", position, "reason")
     await store.close()
     assert "mail  there may be more than these 2" in (await run("failed", path))[1]
     code, _, err = await run("retry", path, "mail", "12345")
     assert (code, err) == (1, "error: mail: no failed event at position 12345 among the oldest 2\n")
+    first = str(positions[0])
+    assert (await run("retry", path, "mail", first))[:2] == (0, "returned to their handlers: 1\n")
     assert (await run("retry", path, "--all"))[:2] == (0, "returned to their handlers: 3\n")
     assert (await run("failed", path))[:2] == (0, "no failed events\n")
 
