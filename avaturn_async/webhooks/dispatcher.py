@@ -32,8 +32,9 @@ _log = logging.getLogger("avaturn_async.webhooks")
 
 MAX_LEASED = 1_000
 """Events that one handler leases at a time, including those that wait for their next attempt."""
-MAX_LOOK_DELAY = 0.1
-"""Seconds until a process looks for events of other processes, at most."""
+MIN_LOOK_DELAY = 0.1
+MAX_LOOK_DELAY = 0.4
+"""Seconds until a process looks for events of other processes: doubles with each look that finds none."""
 MAX_BACKOFF = 300.0
 ACK_RETRY_SECONDS = 5.0
 """Seconds until the result of an event is stored again after the store was unavailable."""
@@ -144,8 +145,10 @@ class Dispatcher:
         self._is_full = False
         self._claim_task: asyncio.Task[None] | None = None
         self._renew_task: asyncio.Task[None] | None = None
-        # The next look for events of other processes.
+        # The next look for events of other processes, its longest delay, and whether the claim loop is to make it now.
         self._later_look: asyncio.TimerHandle | None = None
+        self._look_delay = MIN_LOOK_DELAY
+        self._is_later_look = False
 
     def add(self, handler: Handler) -> None:
         """Register a handler."""
@@ -195,11 +198,12 @@ class Dispatcher:
         if self._loop is not loop:
             self._reset()
         if self._later_look is None and not self._closing.is_set():
-            delay = MAX_LOOK_DELAY * (1 + self._random()) / 2
+            delay = self._look_delay * (1 + self._random()) / 2
             self._later_look = loop.call_later(delay, self._look_now)
 
     def _look_now(self) -> None:
         self._later_look = None
+        self._is_later_look = True
         self.notify()
 
     def check_caller(self, action: str) -> None:
@@ -270,7 +274,8 @@ class Dispatcher:
         self._closing = asyncio.Event()
         self._slots = asyncio.Semaphore(self._concurrency)
         self._handler_slots = {}
-        self._look_again = self._is_full = False
+        self._look_again = self._is_full = self._is_later_look = False
+        self._look_delay = MIN_LOOK_DELAY
         self._claim_task = self._renew_task = self._later_look = None
         for handler in self.handlers:
             handler.running = {}
@@ -281,15 +286,19 @@ class Dispatcher:
     # The claim loop
 
     async def _claim_all(self) -> None:
-        """Claim for one handler after the other, while there are events and slots."""
+        """Claim for one handler after the other, until a claim returns fewer events than it asked for."""
         while self._look_again and not self._closing.is_set():
             # An eager task must not begin inside the store's notification. Besides, MemoryStore never suspends:
             # a long backlog must not keep other tasks waiting.
             await asyncio.sleep(0)
+            is_later_look, self._is_later_look = self._is_later_look, False
             self._look_again = self._is_full = False
+            found = 0
             for handler in self.handlers:
-                if not self._closing.is_set() and await self._claim(handler):
-                    self._look_again = True
+                if not self._closing.is_set():
+                    found += await self._claim(handler)
+            if is_later_look:
+                self._look_delay = MIN_LOOK_DELAY if found else min(self._look_delay * 2, MAX_LOOK_DELAY)
 
     async def _claim_published(self, handler: Handler) -> None:
         """Claim what was published here: with MemoryStore no other process would handle it."""
@@ -322,6 +331,8 @@ class Dispatcher:
                 self._is_full = True
                 return 0
             claimed = await store.claim(handler.group, limit=free)
+            if len(claimed) >= free:
+                self._look_again = True  # there can be more
             unwanted = [each.entry.position for each in claimed if not self._start_handling(handler, each)]
             if unwanted:
                 try:

@@ -22,13 +22,13 @@ A store knows nothing of sessions, avatars or users. All that the router knows i
     of entries that any process appended; with no topics when a group has entries to claim again; with None when
     the listener must look at everything (for instance after a lost connection). Calls can be late or repeated,
     but are never missing. Notifications under load are coalesced.
-6.  ``claim`` leases entries that are not acknowledged, failed or leased in the group, oldest first, and counts
-    the attempt. It can find an entry of another process as late as listeners are called for it. A lease ends after
-    ``lease_seconds``. ``renew`` and ``nack`` do nothing to a lease that another process has now. ``ack`` and
-    ``fail`` always count. A new group begins with the oldest live entry. Each method treats a missing group as a
-    new one: a group can vanish that was not used for two TTLs. Acknowledged state, attempts and failures live as
-    long as their entry. ``groups`` names every group with live failed entries, and can omit a group that was not
-    used for two TTLs.
+6.  ``claim`` leases entries that are not acknowledged, failed or leased in the group, oldest first, and counts the
+    attempt. Fewer than ``limit`` entries: there are no more now. It can find an entry of another process as late as
+    listeners are called for it. A lease ends after ``lease_seconds``. ``renew`` and ``nack`` do nothing to a lease
+    that another process has now. ``ack`` and ``fail`` always count. A new group begins with the oldest live entry.
+    Each method treats a missing group as a new one: a group can vanish that was not used for two TTLs. Acknowledged
+    state, attempts and failures live as long as their entry. ``groups`` names every group with live failed entries,
+    and can omit a group that was not used for two TTLs.
 7.  Bounds reached: StoreFullError. Engine unavailable, or the store not started: StoreError, within 2.5 seconds.
     Neither leaves a trace that a repetition would not mend. After a StoreError from ``append`` the outcome is
     unknown; with a ``key`` it is safe to repeat.
