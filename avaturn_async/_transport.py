@@ -11,6 +11,7 @@ import contextlib
 import inspect
 import json
 import logging
+import os
 import random as random_module
 import re
 import socket
@@ -131,6 +132,9 @@ def find_proxy(url: URL, proxy: str | URL | None, *, trust_env: bool) -> URL | N
     """Return the proxy for a URL: the given one, or with ``trust_env`` the one of the environment.
 
     The environment is read here and not by aiohttp, which would read ``~/.netrc`` as well and then refuse the token.
+
+    Raises:
+        ValueError: The environment has a proxy that is not a URL. The error names the variable.
     """
     if proxy is not None:
         return URL(proxy)
@@ -139,7 +143,10 @@ def find_proxy(url: URL, proxy: str | URL | None, *, trust_env: bool) -> URL | N
     found = urllib.request.getproxies().get(url.scheme)
     if not found:
         return None
-    return URL(found if "://" in found else f"http://{found}")  # "host:3128" is usual, too
+    name = f"{url.scheme}_proxy"
+    name = name if os.environ.get(name) else name.upper()
+    # "host:3128" is usual, too.
+    return validate_proxy(found if "://" in found else f"http://{found}", f"the environment variable {name}")
 
 
 def _validate_http(http: Any) -> None:
@@ -211,7 +218,8 @@ class Transport:
         validate_type("retry", retry, RetryPolicy, ": give RetryPolicy(attempts=3), for example")
         if not isinstance(ssl, ssl_module.SSLContext | aiohttp.Fingerprint | bool | None):
             raise TypeError(f"ssl must be an SSLContext, a Fingerprint or a bool, not {type(ssl).__name__}")
-        validate_proxy(proxy)
+        if proxy is not None:
+            validate_proxy(proxy)
         self.base_url = base_url
         self.closed = False
         self._base = str(base_url).rstrip("/")
@@ -284,6 +292,7 @@ class Transport:
             limits = [limit, connector and connector.limit, connector and connector.limit_per_host]
             limit = min((each for each in limits if each), default=DEFAULT_MAX_CONCURRENCY)
         else:
+            proxy = find_proxy(self.base_url, self._proxy, trust_env=self._trust_env)
             session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(
                     limit=0, ssl=True if self._ssl is None else self._ssl, socket_factory=sockets.create
@@ -292,7 +301,7 @@ class Transport:
                 cookie_jar=aiohttp.DummyCookieJar(),
                 trace_configs=self._trace_configs,
                 middlewares=(_send_once,),
-                proxy=find_proxy(self.base_url, self._proxy, trust_env=self._trust_env),
+                proxy=proxy,
             )
         throttle = Throttle(
             limit or DEFAULT_MAX_CONCURRENCY,

@@ -210,11 +210,12 @@ def validate_client(client: Any) -> None:
         raise TypeError(f"client must be an AvaturnClient, not {get_kind(client)}")
 
 
-def validate_proxy(proxy: str | URL | None) -> None:
-    """Refuse a proxy that is not a URL. The error does not show it, since it may hold a password."""
-    url = URL() if proxy is None else _parse_url(proxy)
-    if proxy is not None and not (url.host and url.scheme in {"http", "https"}):
-        raise ValueError("proxy must be a URL such as http://host:3128")
+def validate_proxy(proxy: str | URL, name: str = "proxy") -> URL:
+    """Return the URL of a proxy. The error does not show it, since it may hold a password."""
+    url = _parse_url(proxy)
+    if not url.host or url.scheme not in {"http", "https"}:
+        raise ValueError(f"{name} must be a URL such as http://host:3128")
+    return url
 
 
 def validate_seconds_field(_: object, attribute: Attribute[float], value: float) -> None:

@@ -7,6 +7,7 @@ import gc
 import gzip
 import logging
 import threading
+import traceback
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -292,6 +293,24 @@ async def test_no_proxy_of_the_environment_is_respected(tmp_path: Path, monkeypa
     async with serve(respond) as server, AvaturnClient(TOKEN, base_url=server.url, trust_env=True) as client:
         await client.create_user()
         await client.download(f"{server.url}/a.glb", tmp_path)
+
+
+@pytest.mark.parametrize("proxy", [":::", "http://user:hush@host:99999", "socks5://user:hush@host:1080"])
+@pytest.mark.parametrize("variable", ["http_proxy", "HTTP_PROXY"])
+async def test_wrong_proxy_of_the_environment_is_an_error_that_names_the_variable(
+    variable: str, proxy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(variable, proxy)
+    async with serve(respond) as server:
+        client = AvaturnClient(TOKEN, base_url=server.url, trust_env=True)
+        for use in (client.create_user(), client.download(f"{server.url}/a.glb", tmp_path)):
+            with pytest.raises(ValueError, match=f"{variable} must be a URL such as http://host:3128") as caught:
+                await use
+            assert "hush" not in "".join(traceback.format_exception(caught.value))
+        await client.close()
+    assert server.connections == 0
 
 
 @pytest.mark.parametrize("of_the_caller", [True, False])
