@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+import io
 import json
 import logging
 import os
@@ -57,6 +58,8 @@ IDEMPOTENT_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
 RETRYABLE_STATUSES = frozenset({429, 502, 503, 504})
 # aiohttp sends an empty body as application/octet-stream otherwise.
 _SKIP_AUTO_HEADERS = frozenset({"Content-Type"})
+# aiohttp 3.14 warns of larger bodies of bytes: it writes those at once, and a BytesIO in parts.
+_MAX_PLAIN_BODY = 1 << 20
 _MAX_BODY_EXCERPT = 200
 _MAX_PROBLEMS = 20
 _STATUS_ERRORS: dict[int, type[errors.AvaturnStatusError]] = {
@@ -474,6 +477,9 @@ class Transport:
     async def _request(
         self, session: aiohttp.ClientSession, method: str, url: URL, options: dict[str, Any]
     ) -> aiohttp.ClientResponse:
+        body: bytes | None = options["data"]
+        if body is not None and len(body) > _MAX_PLAIN_BODY:
+            options = {**options, "data": io.BytesIO(body)}  # each attempt reads its own
         try:
             return await session.request(method, url, **options)
         except ValueError as error:

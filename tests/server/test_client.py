@@ -384,6 +384,17 @@ async def test_request_sends_a_call_that_has_no_method() -> None:
     assert second.target == "/prefix/api/v2/%C3%BC"
 
 
+async def test_large_body_is_sent_again_whole_and_without_a_warning() -> None:
+    """aiohttp warns of a body in memory of more than 1 MiB, and tests turn warnings into errors."""
+    sent = "x" * 3_000_000
+    policy = RetryPolicy(base=0)
+    async with serve(response(503), response(200)) as server:
+        async with AvaturnClient(TOKEN, base_url=server.url, retry=policy) as client:
+            await client.request("PUT", "/x", json=sent)
+        assert [json.loads(request.body) for request in server.requests] == [sent, sent]
+        assert {request.headers["Content-Length"] for request in server.requests} == {"3000002"}
+
+
 @pytest.mark.parametrize("token", ["", " ", "zx zy", " zxzy", "zxzy\n", "zxzyü", "zxzy\x00", None])
 def test_invalid_token_is_refused_and_not_shown(token: Any) -> None:
     with pytest.raises((ValueError, TypeError), match="token must") as caught:
