@@ -25,7 +25,7 @@ from cattrs import (
 from cattrs.cols import homogenous_tuple_structure_factory
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn
 
-from avaturn_async._validation import is_canonical_uuid
+from avaturn_async._validation import encode_text, is_canonical_uuid
 from avaturn_async.errors import AvaturnDecodeError
 from avaturn_async.models import BodyType, Customization, OpenEnum, RenderFormat, ScanStatus, TaskStatus
 
@@ -218,11 +218,11 @@ def encode_customization(customization: Customization) -> bytes:
 
     Raises:
         TypeError: ``customization`` is not a Customization.
-        ValueError: It holds NaN or an infinity.
+        ValueError: It holds NaN, an infinity or a lone surrogate.
     """
     if not isinstance(customization, Customization):
         raise TypeError(f"customization must be a Customization, not {type(customization).__name__}")
-    return dumps(unstructure(customization))
+    return dumps(unstructure(customization), "customization")
 
 
 def loads(body: bytes) -> Any:
@@ -238,14 +238,14 @@ def loads(body: bytes) -> Any:
     raise AvaturnDecodeError(f"the response is {reason}")
 
 
-def dumps(value: Any) -> bytes:
-    """Return the JSON of a request's body.
+def dumps(value: Any, name: str = "json") -> bytes:
+    """Return the JSON of a request's body; ``name`` is the argument in the error message.
 
     Raises:
-        ValueError: The value holds NaN or an infinity, which JSON cannot express.
+        ValueError: The value holds NaN, an infinity or a lone surrogate.
         TypeError: The value holds an object that JSON cannot express.
     """
-    return _encoder.encode(value).encode()
+    return encode_text(name, _encoder.encode(value))
 
 
 def _refuse_constant(name: str) -> NoReturn:
@@ -254,4 +254,4 @@ def _refuse_constant(name: str) -> NoReturn:
 
 # json.loads() and json.dumps() with options make one of these for each call.
 _decoder = json.JSONDecoder(parse_constant=_refuse_constant)
-_encoder = json.JSONEncoder(allow_nan=False, separators=(",", ":"))
+_encoder = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",", ":"))

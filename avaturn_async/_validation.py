@@ -65,6 +65,18 @@ def format_id(value: UUID | str, name: str = "avatar_id") -> str:
     return str(parse_id(value, name))
 
 
+def encode_text(name: str, text: str) -> bytes:
+    """Return a text in UTF-8; ``name`` is the argument in the error message.
+
+    Raises:
+        ValueError: The text has a lone surrogate, which UTF-8 cannot express.
+    """
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{name} must hold no lone surrogate") from None
+
+
 def validate_token(token: str) -> str:
     """Return the API token if it can stand in a header."""
     if not isinstance(token, str):
@@ -126,7 +138,7 @@ def format_query(params: Mapping[str, Any] | None) -> str:
         return ""
     validate_type("params", params, Mapping, ': give a dict, such as {"name": "value"}')
     pairs = [
-        (name, _format_query_value(name, item))
+        (encode_text("a name in params", str(name)), encode_text(f"params[{name!r}]", _format_query_value(name, item)))
         for name, value in params.items()
         for item in (cast("Sequence[Any]", value) if isinstance(value, list | tuple) else (value,))
     ]
@@ -148,7 +160,7 @@ def validate_user_id(user_id: str) -> str:
         raise TypeError(f"user_id must be a str, not {type(user_id).__name__}")
     if not user_id.strip() or user_id in {".", ".."}:
         raise ValueError(f"user_id must be an id, not {user_id!r}")
-    user_id.encode()  # raises UnicodeEncodeError, which is a ValueError, for a lone surrogate
+    encode_text("user_id", user_id)
     return user_id
 
 

@@ -20,6 +20,7 @@ from avaturn_async._converter import dumps, encode_customization, unstructure
 from avaturn_async._retry import RetryPolicy
 from avaturn_async._transport import HttpOption, SSLOption, Transport
 from avaturn_async._validation import (
+    encode_text,
     format_id,
     format_query,
     get_kind,
@@ -292,6 +293,7 @@ class AvaturnClient:
             raise ValueError(f"scene may hold letters, digits, _ and / only, not {scene[:60]!r}")
         if not format:
             raise ValueError("format must be jpg, png or webp, not empty")
+        encode_text("format", str(format))
         query = format_query({"avatar_id": parse_id(avatar_id), "scene": scene, "format": str(format)})
         return await self._transport.call(Render, "POST", "/api/v1/renders/new", query=query, timeout=timeout)
 

@@ -56,7 +56,8 @@ _HEADERS = {
     "Accept-Encoding": "identity",
 }
 _REMEDY = "(allow_private_urls=True is for tests)"
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+# yarl drops lone surrogates.
+_NOT_IN_URL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 _NAME = re.compile(r"(?=.{1,254}\Z)(?:[a-z0-9_-]{1,63}\.)*[a-z0-9_-]{1,63}\.?", re.IGNORECASE)
 # Chunks of up to this size arrive whole, and the network goes on while one is written to the disk.
 _READ_BUFFER = 1 << 20
@@ -488,8 +489,8 @@ def _to_url(text: str) -> URL:
     Raises:
         ValueError: ``text`` is not a URL.
     """
-    if _CONTROL.search(text):
-        raise ValueError("a URL holds no control characters")
+    if _NOT_IN_URL.search(text):
+        raise ValueError("a URL holds no control characters and lone surrogates")
     return URL(text, encoded=text.isascii() and " " not in text)
 
 

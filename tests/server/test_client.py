@@ -281,7 +281,7 @@ NOT_A_TIMEOUT: list[Any] = [0, -1, float("nan"), float("inf"), True, "5", 10**40
     ("make", "words"),
     [
         *(
-            (call(name, user_id), "user_id|surrogates")
+            (call(name, user_id), "user_id must")
             for name in ("delete_user", "list_user_avatars", "new_avatar", "new_session")
             for user_id in NOT_A_USER_ID
         ),
@@ -317,6 +317,13 @@ NOT_A_TIMEOUT: list[Any] = [0, -1, float("nan"), float("inf"), True, "5", 10**40
             for given in ([("a", "b")], "a=b", [])
         ),
         *((call("request", "GET", "/x", params={"a": value}), r"params\['a'\]") for value in (None, b"x", {"a": 1})),
+        (call("request", "GET", "/x", params={"a": ["b", "c\ud800"]}), r"params\['a'\] must hold no lone surrogate"),
+        (call("request", "GET", "/x", params={"a\ud800": "b"}), "a name in params must hold no lone surrogate"),
+        (call("request", "POST", "/x", json={"a": ["b\udcff"]}), "json must hold no lone surrogate"),
+        (call("request", "POST", "/x", json={"a\udcff": 1}), "json must hold no lone surrogate"),
+        (call("set_customization", AVATAR, Customization(body="\ud800")), "customization must hold no lone surrogate"),
+        (call("render_user_avatar", AVATAR, format="\ud800"), "format must hold no lone surrogate"),
+        (call("download", "https://x.example/\ud800.glb", "a.glb"), "url must be a URL"),
         *((call("create_user", timeout=timeout), "timeout must") for timeout in NOT_A_TIMEOUT),
     ],
 )
