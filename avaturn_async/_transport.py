@@ -179,6 +179,8 @@ class _LoopState:
     """What belongs to one event loop."""
 
     loop: asyncio.AbstractEventLoop
+    pid: int
+    """The process that made it; a forked child has another one."""
     session: aiohttp.ClientSession
     throttle: Throttle
     sockets: Sockets
@@ -265,12 +267,12 @@ class Transport:
 
         Raises:
             ClientClosedError: The client, or the ClientSession of the caller, is closed.
-            AvaturnError: The client is in use in another running loop.
+            AvaturnError: The client is in use in another running loop, or was used before a fork.
         """
         if self.closed:
             raise errors.ClientClosedError("this AvaturnClient is closed: make a new one")
         state = self._state
-        if state is not None and is_other_loop(state.loop):
+        if state is not None and is_other_loop(state.loop, state.pid):
             self._state = None
             await self._close_session(state)
             state = self._state
@@ -313,7 +315,7 @@ class Transport:
             random=self._random,
             monotonic=self._monotonic or loop.time,
         )
-        return _LoopState(loop, session, throttle, sockets)
+        return _LoopState(loop, os.getpid(), session, throttle, sockets)
 
     async def close(self) -> None:
         """Close the ClientSession, if it is ours.
@@ -322,7 +324,7 @@ class Transport:
             AvaturnError: The client is in use in another running loop.
         """
         if self._state is not None:
-            is_other_loop(self._state.loop)  # raises
+            is_other_loop(self._state.loop, self._state.pid)  # raises
         self.closed = True
         if self._state is not None:
             await self._close_session(self._state)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -250,14 +251,18 @@ def validate_on_progress(on_progress: Callable[..., object] | None) -> None:
         raise TypeError("on_progress must be a plain function: an async one would never be awaited")
 
 
-def is_other_loop(loop: asyncio.AbstractEventLoop | None) -> bool:
-    """Return whether state that was made in ``loop`` must be made anew for the running loop.
+def is_other_loop(loop: asyncio.AbstractEventLoop | None, pid: int) -> bool:
+    """Return whether state that the process ``pid`` made in ``loop`` must be made anew for the running loop.
 
     Raises:
-        AvaturnError: ``loop`` is another loop that still runs, in another thread.
+        AvaturnError: ``loop`` is another loop that still runs, in another thread; or this process is a forked child,
+            and ``loop`` was open at the fork.
     """
     if loop is None or loop is asyncio.get_running_loop():
         return False
+    # A fork shares the epoll of an open loop: to close a socket here would take it from the parent's loop.
+    if pid != os.getpid() and not loop.is_closed():
+        raise AvaturnError("this AvaturnClient was used before a fork: make one client in each process")
     if loop.is_running():
         raise AvaturnError("this AvaturnClient is used in two running event loops: make one client for each loop")
     return True

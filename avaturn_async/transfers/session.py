@@ -257,6 +257,8 @@ class TransferSession:
         self._random = random
         # The loop that the rest belongs to; all of it is made at first use, and anew in another loop.
         self._loop: asyncio.AbstractEventLoop | None = None
+        # The process that made it; a forked child has another one.
+        self._pid = 0
         self._resolver: AbstractResolver | None = None
         self._sessions: dict[bool, aiohttp.ClientSession] = {}
         self._sockets = Sockets()
@@ -289,7 +291,7 @@ class TransferSession:
         Raises:
             AvaturnError: The client is in use in another running loop.
         """
-        other_loop = is_other_loop(self._loop)
+        other_loop = is_other_loop(self._loop, self._pid)
         self._closed = True
         if not self._active:
             self.threads.close()
@@ -417,9 +419,9 @@ class TransferSession:
         trusted = self._is_trusted(url)
         if not trusted and not is_name_or_public(url.raw_host or ""):
             raise TransferError(f"{description}: refused, its address is not public {_REMEDY}")
-        if is_other_loop(self._loop):
+        if is_other_loop(self._loop, self._pid):
             await self._drop_sessions()
-        self._loop = asyncio.get_running_loop()
+        self._loop, self._pid = asyncio.get_running_loop(), os.getpid()
         if self._resolver is None:
             self._resolver = self._external_resolver or aiohttp.DefaultResolver()
         unguarded = trusted or proxied

@@ -6,9 +6,10 @@ import asyncio
 import gc
 import gzip
 import logging
+import os
 import threading
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,32 @@ def test_client_works_in_a_new_loop_after_the_old_one_ended(tmp_path: Path) -> N
     gc.collect()  # reports a ClientSession that is not closed
     with pytest.raises(ClientClosedError):
         asyncio.run(client.create_user())
+
+
+def test_forked_child_is_refused_and_leaves_the_connection_of_its_parent_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fork shares the epoll of an open loop: a socket that the child closes would be silent in the parent."""
+    with asyncio.Runner() as parent:
+        port = unused_port()
+        server = serve(respond, port=port)
+        parent.run(server.__aenter__())
+        client = AvaturnClient(TOKEN, base_url=f"http://127.0.0.1:{port}")
+        uses: tuple[Callable[[], Coroutine[Any, Any, object]], ...] = (
+            client.create_user,
+            lambda: client.download(f"http://127.0.0.1:{port}/a.glb", tmp_path),
+            client.close,
+        )
+        for use in uses[:2]:
+            parent.run(use())
+        with monkeypatch.context() as child:
+            child.setattr(os, "getpid", lambda: -1)
+            for use in uses:
+                with pytest.raises(AvaturnError, match="used before a fork: make one client in each process"):
+                    asyncio.run(use())
+        for use in uses:
+            parent.run(use())
+        parent.run(server.__aexit__(None, None, None))
 
 
 async def return_nothing() -> None: ...
