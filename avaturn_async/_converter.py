@@ -39,22 +39,14 @@ class _TypeMismatchError(ValueError):
     """A JSON value has the wrong type; the argument is the expected type."""
 
 
-def _structure_str(value: Any, _: Any) -> str:
-    if not isinstance(value, str):
-        raise _TypeMismatchError("str")
-    return value
+def _plain_hook(cls: type) -> _Hook:
+    def structure_plain(value: Any, _: Any) -> Any:
+        # A bool is an int to Python, but not in JSON.
+        if not isinstance(value, cls) or (isinstance(value, bool) and cls is not bool):
+            raise _TypeMismatchError(cls.__name__)
+        return value
 
-
-def _structure_bool(value: Any, _: Any) -> bool:
-    if not isinstance(value, bool):
-        raise _TypeMismatchError("bool")
-    return value
-
-
-def _structure_int(value: Any, _: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise _TypeMismatchError("int")
-    return value
+    return structure_plain
 
 
 def _structure_float(value: Any, _: Any) -> float:
@@ -153,9 +145,8 @@ def _has_origin(origin: Any) -> Callable[[Any], bool]:
 
 def _make_converter() -> Converter:
     made = Converter(detailed_validation=True)
-    made.register_structure_hook(str, _structure_str)
-    made.register_structure_hook(bool, _structure_bool)
-    made.register_structure_hook(int, _structure_int)
+    for plain in (str, bool, int):
+        made.register_structure_hook(plain, _plain_hook(plain))
     made.register_structure_hook(float, _structure_float)
     made.register_structure_hook(UUID, _structure_uuid)
     for enum in (ScanStatus, TaskStatus, RenderFormat, BodyType):
