@@ -25,7 +25,7 @@ from cattrs import (
 from cattrs.cols import homogenous_tuple_structure_factory
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn
 
-from avaturn_async._validation import encode_text, is_canonical_uuid
+from avaturn_async._validation import encode_text, is_canonical_uuid, validate_type
 from avaturn_async.errors import AvaturnDecodeError
 from avaturn_async.models import BodyType, Customization, OpenEnum, RenderFormat, ScanStatus, TaskStatus
 
@@ -211,8 +211,7 @@ def encode_customization(customization: Customization) -> bytes:
         TypeError: ``customization`` is not a Customization.
         ValueError: It holds NaN, an infinity or a lone surrogate.
     """
-    if not isinstance(customization, Customization):
-        raise TypeError(f"customization must be a Customization, not {type(customization).__name__}")
+    validate_type("customization", customization, Customization)
     return dumps(unstructure(customization), "customization")
 
 

@@ -157,8 +157,7 @@ def _format_query_value(name: str, value: Any) -> str:
 
 def validate_user_id(user_id: str) -> str:
     """Return the id of a user if it can be one segment of a path."""
-    if not isinstance(user_id, str):
-        raise TypeError(f"user_id must be a str, not {type(user_id).__name__}")
+    validate_type("user_id", user_id, str)
     if not user_id.strip() or user_id in {".", ".."}:
         raise ValueError(f"user_id must be an id, not {user_id!r}")
     encode_text("user_id", user_id)
