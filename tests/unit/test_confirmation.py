@@ -165,21 +165,18 @@ async def test_a_render_is_believed_if_it_was_asked_for() -> None:
     [(None, None), (1, session_id(1)), (2, None), (9, None)],
     ids=["none", "their own", "another's", "unknown"],
 )
-def test_a_session_id_is_kept_only_if_it_is_of_the_same_user(named: int | None, kept: Any) -> None:
-    @virtual
-    async def kept_or_not() -> None:
-        scene = await Scene().open()
-        await scene.router.render_user_avatar(scene.api.client, avatar_id(1), session=session_id(1))
-        for event in (export_ready(1, named), render_ready(1, 1, named)):
-            believed = await scene.check(event)
-            assert believed is not None
-            assert believed.session_id == kept
-            await publish(scene.router, believed)
-            bert = await scene.router.session(session_id(2))
-            with pytest.raises(AvaturnError):
-                await bert.wait_for(type(believed), timeout=0)
-
-    kept_or_not()
+@virtual
+async def test_a_session_id_is_kept_only_if_it_is_of_the_same_user(named: int | None, kept: Any) -> None:
+    scene = await Scene().open()
+    await scene.router.render_user_avatar(scene.api.client, avatar_id(1), session=session_id(1))
+    for event in (export_ready(1, named), render_ready(1, 1, named)):
+        believed = await scene.check(event)
+        assert believed is not None
+        assert believed.session_id == kept
+        await publish(scene.router, believed)
+        bert = await scene.router.session(session_id(2))
+        with pytest.raises(AvaturnError):
+            await bert.wait_for(type(believed), timeout=0)
 
 
 # What is not believed
@@ -200,30 +197,24 @@ def test_a_session_id_is_kept_only_if_it_is_of_the_same_user(named: int | None, 
         (unknown("avatar.deleted", avatar_id=avatar_id(1), session_id=session_id(1)), []),
     ],
 )
-def test_a_forged_event_is_not_believed(event: Event, calls: list[str]) -> None:
-    @virtual
-    async def refuted() -> None:
-        scene = await Scene().open()
-        await scene.router.render_user_avatar(scene.api.client, avatar_id(1), session=session_id(1))
-        scene.api.calls.clear()
-        assert await scene.check(event) is None
-        assert scene.api.calls == calls
-
-    refuted()
+@virtual
+async def test_a_forged_event_is_not_believed(event: Event, calls: list[str]) -> None:
+    scene = await Scene().open()
+    await scene.router.render_user_avatar(scene.api.client, avatar_id(1), session=session_id(1))
+    scene.api.calls.clear()
+    assert await scene.check(event) is None
+    assert scene.api.calls == calls
 
 
 @pytest.mark.parametrize("event", [avatar_ready(1, 9), avatar_ready(9, 9), export_ready(9, 9), render_ready(9, 9, 9)])
-def test_an_event_of_a_session_that_the_store_does_not_know_is_an_error_that_names_it(event: Event) -> None:
-    @virtual
-    async def is_unknown() -> None:
-        scene = await Scene().open()
-        with pytest.raises(
-            UnknownSessionError, match=f"session {session_id(9)} is unknown.*several workers need a shared store"
-        ):
-            await scene.check(event)
-        assert scene.api.calls == []
-
-    is_unknown()
+@virtual
+async def test_an_event_of_a_session_that_the_store_does_not_know_is_an_error_that_names_it(event: Event) -> None:
+    scene = await Scene().open()
+    with pytest.raises(
+        UnknownSessionError, match=f"session {session_id(9)} is unknown.*several workers need a shared store"
+    ):
+        await scene.check(event)
+    assert scene.api.calls == []
 
 
 @virtual
@@ -251,15 +242,12 @@ async def test_what_the_api_does_not_find_is_refuted() -> None:
 
 
 @pytest.mark.parametrize("status", ["pending", "processing"])
-def test_an_avatar_that_is_not_done_is_asked_again_later(status: str) -> None:
-    @virtual
-    async def undecided() -> None:
-        scene = await Scene().open()
-        scene.api.avatars[ANNA][1] = status
-        with pytest.raises(AvaturnError, match=f"avatar {avatar_id(1)} is still {status}"):
-            await scene.check(avatar_ready(1))
-
-    undecided()
+@virtual
+async def test_an_avatar_that_is_not_done_is_asked_again_later(status: str) -> None:
+    scene = await Scene().open()
+    scene.api.avatars[ANNA][1] = status
+    with pytest.raises(AvaturnError, match=f"avatar {avatar_id(1)} is still {status}"):
+        await scene.check(avatar_ready(1))
 
 
 @virtual
@@ -271,20 +259,17 @@ async def test_an_export_that_is_pending_is_asked_again_later() -> None:
 
 
 @pytest.mark.parametrize("event", [avatar_ready(1, 1), export_ready(1)])
-def test_an_api_that_is_away_decides_nothing(event: Event) -> None:
-    @virtual
-    async def undecided() -> None:
-        scene = await Scene().open()
-        await scene.router.render_user_avatar(scene.api.client, avatar_id(1), session=session_id(1))
+@virtual
+async def test_an_api_that_is_away_decides_nothing(event: Event) -> None:
+    scene = await Scene().open()
+    await scene.router.render_user_avatar(scene.api.client, avatar_id(1), session=session_id(1))
 
-        async def away(_: str) -> None:
-            raise AvaturnConnectionError("refused")
+    async def away(_: str) -> None:
+        raise AvaturnConnectionError("refused")
 
-        scene.api.during = away
-        with pytest.raises(AvaturnConnectionError, match="refused"):
-            await scene.check(event)
-
-    undecided()
+    scene.api.during = away
+    with pytest.raises(AvaturnConnectionError, match="refused"):
+        await scene.check(event)
 
 
 @virtual
