@@ -70,19 +70,16 @@ numbers = st.floats(min_value=0, max_value=1e6)
 
 @settings(max_examples=50)
 @given(st.integers(1, 20), numbers, numbers, numbers, st.none() | st.integers(0, 10**6), st.sampled_from([429, 503]))
-def test_pauses_stay_within_attempts_cap_and_budget(
+@virtual
+async def test_pauses_stay_within_attempts_cap_and_budget(
     attempts: int, base: float, cap: float, budget: float, retry_after: int | None, status: int
 ) -> None:
-    @virtual
-    async def run() -> None:
-        policy = RetryPolicy(attempts=attempts, base=base, cap=cap, budget=budget)
-        pauses, _ = await fail(policy, status, *([] if retry_after is None else [str(retry_after)]))
-        assert len(pauses) < attempts
-        assert all(-1e-6 <= pause <= cap + 1e-6 for pause in pauses)
-        assert sum(pauses) <= budget * (1 + 1e-9) + 1e-6
-        assert retry_after is None or pauses == pytest.approx([retry_after] * len(pauses))
-
-    run()
+    policy = RetryPolicy(attempts=attempts, base=base, cap=cap, budget=budget)
+    pauses, _ = await fail(policy, status, *([] if retry_after is None else [str(retry_after)]))
+    assert len(pauses) < attempts
+    assert all(-1e-6 <= pause <= cap + 1e-6 for pause in pauses)
+    assert sum(pauses) <= budget * (1 + 1e-9) + 1e-6
+    assert retry_after is None or pauses == pytest.approx([retry_after] * len(pauses))
 
 
 @virtual
@@ -157,13 +154,10 @@ async def test_budget_bounds_all_pauses_of_a_call_together() -> None:
 
 @settings(max_examples=50)
 @given(st.text(st.characters(exclude_categories=["Cs", "Cc"])) | st.from_regex(r"[0-9eE.+-]{1,12}", fullmatch=True))
-def test_any_retry_after_is_seconds_from_0_up_or_none(header: str) -> None:
-    @virtual
-    async def run() -> None:
-        _, error = await fail(RetryPolicy(attempts=1), 503, header)
-        assert error.retry_after is None or 0 <= error.retry_after < float("inf")
-
-    run()
+@virtual
+async def test_any_retry_after_is_seconds_from_0_up_or_none(header: str) -> None:
+    _, error = await fail(RetryPolicy(attempts=1), 503, header)
+    assert error.retry_after is None or 0 <= error.retry_after < float("inf")
 
 
 class _Key:
