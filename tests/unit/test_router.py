@@ -114,17 +114,14 @@ class Odd:
         (b"bytes", TypeError, r"\$ is a bytes"),
     ],
 )
-def test_a_context_that_is_not_json_is_refused_before_anything_is_sent(
+@virtual
+async def test_a_context_that_is_not_json_is_refused_before_anything_is_sent(
     context: Any, error: type[Exception], says: str
 ) -> None:
-    @virtual
-    async def refused() -> None:
-        api = Api()
-        with pytest.raises(error, match=says):
-            await SessionRouter().open_session(api.client, "user", context=context)
-        assert api.calls == []
-
-    refused()
+    api = Api()
+    with pytest.raises(error, match=says):
+        await SessionRouter().open_session(api.client, "user", context=context)
+    assert api.calls == []
 
 
 async def test_session_is_not_opened_with_client_and_user_mixed_up() -> None:
@@ -276,17 +273,14 @@ async def test_one_can_wait_by_session_by_avatar_and_by_render() -> None:
         (avatar_ready(1), {"avatar_id": avatar_id(1)}, TypeError),
     ],
 )
-def test_a_wait_that_makes_no_sense_is_refused(
+@virtual
+async def test_a_wait_that_makes_no_sense_is_refused(
     event_type: Any, options: dict[str, Any], error: type[Exception]
 ) -> None:
-    @virtual
-    async def refused() -> None:
-        with pytest.raises(error) as caught:
-            await SessionRouter().wait_for(event_type, **{"timeout": 1, **options})
-        # It names the argument.
-        assert any(name in str(caught.value) for name in ("_id", "timeout", "after must be an event", "give one of"))
-
-    refused()
+    with pytest.raises(error) as caught:
+        await SessionRouter().wait_for(event_type, **{"timeout": 1, **options})
+    # It names the argument.
+    assert any(name in str(caught.value) for name in ("_id", "timeout", "after must be an event", "give one of"))
 
 
 @virtual
@@ -415,20 +409,17 @@ async def test_two_tasks_that_share_an_iteration_get_each_event_once() -> None:
 
 
 @pytest.mark.parametrize("make", [MemoryStore, SlowStore])
-def test_two_tasks_that_wait_in_one_iteration_get_one_event_each(make: Callable[[], MemoryStore]) -> None:
-    @virtual
-    async def wait() -> None:
-        async with SessionRouter(make()) as router:
-            events = router.events(session_id=session_id(1))
-            both = [asyncio.ensure_future(anext(events)) for _ in range(2)]
-            await asyncio.sleep(1)
-            await publish(router, avatar_ready(1, 1))
-            await asyncio.sleep(1)
-            assert [task.done() for task in both].count(True) == 1
-            await publish(router, avatar_ready(2, 1))
-            assert sorted(event.position for event in await asyncio.gather(*both)) == [1, 2]
-
-    wait()
+@virtual
+async def test_two_tasks_that_wait_in_one_iteration_get_one_event_each(make: Callable[[], MemoryStore]) -> None:
+    async with SessionRouter(make()) as router:
+        events = router.events(session_id=session_id(1))
+        both = [asyncio.ensure_future(anext(events)) for _ in range(2)]
+        await asyncio.sleep(1)
+        await publish(router, avatar_ready(1, 1))
+        await asyncio.sleep(1)
+        assert [task.done() for task in both].count(True) == 1
+        await publish(router, avatar_ready(2, 1))
+        assert sorted(event.position for event in await asyncio.gather(*both)) == [1, 2]
 
 
 @virtual
