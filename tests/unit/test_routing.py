@@ -237,20 +237,17 @@ many = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCh
 
 @many
 @given(without_expiry)
-def test_sessions_events_are_those_of_the_model_and_a_longer_log_only_adds(steps: list[Step]) -> None:
-    @virtual
-    async def compare() -> None:
-        rig = Rig()
-        before: dict[int, list[int]] = {n: [] for n in SESSIONS}
-        for step in steps:
-            await rig.apply(step)
-            for n in SESSIONS:
-                events = await rig.read(n)
-                assert events == rig.model.get_events(n)
-                assert set(events) >= set(before[n])
-                before[n] = events
-
-    compare()
+@virtual
+async def test_sessions_events_are_those_of_the_model_and_a_longer_log_only_adds(steps: list[Step]) -> None:
+    rig = Rig()
+    before: dict[int, list[int]] = {n: [] for n in SESSIONS}
+    for step in steps:
+        await rig.apply(step)
+        for n in SESSIONS:
+            events = await rig.read(n)
+            assert events == rig.model.get_events(n)
+            assert set(events) >= set(before[n])
+            before[n] = events
 
 
 @many
@@ -281,19 +278,16 @@ def test_reader_sees_the_same_events_whenever_and_in_whatever_pages_it_reads(
 
 @many
 @given(without_expiry, st.integers(0, MAX_STEPS))
-def test_after_returns_the_events_of_later_positions(steps: list[Step], after: int) -> None:
-    @virtual
-    async def compare() -> None:
-        rig = Rig()
-        await rig.store.start()
-        for step in steps:
-            await rig.apply(step)
-        for n in SESSIONS:
-            reader = SessionReader(session_id(n), after=after)
-            found = [position for _ in range(5) for position in await read_page(rig.store, reader, 1_000)]
-            assert sorted(found) == [position for position in rig.model.get_events(n) if position > after]
-
-    compare()
+@virtual
+async def test_after_returns_the_events_of_later_positions(steps: list[Step], after: int) -> None:
+    rig = Rig()
+    await rig.store.start()
+    for step in steps:
+        await rig.apply(step)
+    for n in SESSIONS:
+        reader = SessionReader(session_id(n), after=after)
+        found = [position for _ in range(5) for position in await read_page(rig.store, reader, 1_000)]
+        assert sorted(found) == [position for position in rig.model.get_events(n) if position > after]
 
 
 OPEN, WAIT = Step("open", None, None), Step("wait", seconds=90_000.0)
@@ -302,37 +296,31 @@ OPEN, WAIT = Step("open", None, None), Step("wait", seconds=90_000.0)
 @many
 @example([OPEN, OPEN, Step("link", 1, 1), WAIT, OPEN, WAIT, Step("avatar", None, 1), Step("link", 3, 1)])
 @given(with_expiry)
-def test_expiry_hands_no_event_to_another_session(steps: list[Step]) -> None:
-    @virtual
-    async def compare() -> None:
-        rig = Rig()
-        for step in steps:
-            await rig.apply(step)
-            live = rig.model.live(now())
-            for n in SESSIONS:
-                events = await rig.read(n)
-                assert events == live.get_events(n)
-                assert set(events) <= set(rig.model.get_events(n))
-
-    compare()
+@virtual
+async def test_expiry_hands_no_event_to_another_session(steps: list[Step]) -> None:
+    rig = Rig()
+    for step in steps:
+        await rig.apply(step)
+        live = rig.model.live(now())
+        for n in SESSIONS:
+            events = await rig.read(n)
+            assert events == live.get_events(n)
+            assert set(events) <= set(rig.model.get_events(n))
 
 
 @many
 @given(without_expiry)
-def test_handlers_session_is_one_that_the_event_belongs_to(steps: list[Step]) -> None:
-    @virtual
-    async def compare() -> None:
-        rig = Rig()
-        for step in steps:
-            await rig.apply(step)
-        for row in rig.model.log:
-            event = row.event
-            if event is None or event.session_id is not None or event.avatar_id is None:
-                continue
-            render = getattr(event, "id", None)
-            entries = await rig.router.bus.read_all(get_owner_topics(event.avatar_id, render))
-            found = find_owner(entries, avatar_id=event.avatar_id, render_id=render, position=row.position, at=row.at)
-            expected = {str(session_id(n)) for n in rig.model.get_owners(row)}
-            assert found in expected or (found is None and not expected)
-
-    compare()
+@virtual
+async def test_handlers_session_is_one_that_the_event_belongs_to(steps: list[Step]) -> None:
+    rig = Rig()
+    for step in steps:
+        await rig.apply(step)
+    for row in rig.model.log:
+        event = row.event
+        if event is None or event.session_id is not None or event.avatar_id is None:
+            continue
+        render = getattr(event, "id", None)
+        entries = await rig.router.bus.read_all(get_owner_topics(event.avatar_id, render))
+        found = find_owner(entries, avatar_id=event.avatar_id, render_id=render, position=row.position, at=row.at)
+        expected = {str(session_id(n)) for n in rig.model.get_owners(row)}
+        assert found in expected or (found is None and not expected)
