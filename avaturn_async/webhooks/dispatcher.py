@@ -295,8 +295,7 @@ class Dispatcher:
             self._look_again = self._is_full = False
             found = 0
             for handler in self.handlers:
-                if not self._closing.is_set():
-                    found += await self._claim(handler)
+                found += 0 if self._closing.is_set() else await self._claim(handler)
             if is_later_look:
                 self._look_delay = MIN_LOOK_DELAY if found else min(self._look_delay * 2, MAX_LOOK_DELAY)
 
