@@ -297,6 +297,7 @@ class Transport:
             limits = [limit, connector and connector.limit, connector and connector.limit_per_host]
             limit = min((each for each in limits if each), default=DEFAULT_MAX_CONCURRENCY)
         else:
+            # Before there is a connector, which an error would leave open.
             proxy = find_proxy(self.base_url, self._proxy, trust_env=self._trust_env)
             session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(

@@ -555,6 +555,14 @@ class EventStoreContract(ABC):
             assert attempts(await store.claim("g", limit=5)) == [("2", 1)]
             assert await store.failed("g") == []
 
+    async def test_claim_returns_as_many_entries_as_there_are_up_to_its_limit(self) -> None:
+        async with self.opened(group="g") as store:
+            for n in range(24):
+                await append(store, str(n), ttl=(0.3 if n % 3 else 2) * self.ttl)
+            await self.pass_time(0.5 * self.ttl)
+            for expected in ("0", "3", "6", "9", "12", "15"), ("18", "21"):
+                assert attempts(await store.claim("g", limit=6)) == [(body, 1) for body in expected]
+
     async def test_lease_of_another_process_is_left_alone(self) -> None:
         async with self.opened_twice() as (store, other):
             await store.create_group("g")

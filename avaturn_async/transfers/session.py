@@ -492,7 +492,7 @@ def _to_url(text: str) -> URL:
         ValueError: ``text`` is not a URL.
     """
     if _NOT_IN_URL.search(text):
-        raise ValueError("a URL holds no control characters and lone surrogates")
+        raise ValueError("a URL holds no control character and no lone surrogate")
     return URL(text, encoded=text.isascii() and " " not in text)
 
 
