@@ -60,6 +60,21 @@ def test_client_works_in_a_new_loop_after_the_old_one_ended(tmp_path: Path) -> N
         asyncio.run(client.create_user())
 
 
+def test_client_works_in_two_open_loops_by_turns(tmp_path: Path) -> None:
+    port = unused_port()
+    client = AvaturnClient(TOKEN, base_url=f"http://127.0.0.1:{port}")
+
+    async def call() -> None:
+        async with serve(respond, port=port) as server:
+            assert await client.create_user() == User(id="u")
+            await client.download(f"{server.url}/a.glb", tmp_path)
+
+    with asyncio.Runner() as first, asyncio.Runner() as second:
+        for runner in (first, second, first):
+            runner.run(call())
+        first.run(client.close())
+
+
 def test_forked_child_is_refused_and_leaves_the_connection_of_its_parent_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
