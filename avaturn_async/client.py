@@ -80,6 +80,7 @@ class AvaturnClient:
             session = await client.new_session(user.id)
 
     A client belongs to one running event loop at a time. After that loop has ended it can be used in another one.
+    A forked process needs a client of its own: one that was used before the fork raises AvaturnError there.
 
     Args:
         token: API token of the project. It is sent to the origin of ``base_url`` only.
