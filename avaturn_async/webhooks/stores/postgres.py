@@ -312,7 +312,11 @@ class _Run:
     groups: set[str] = field(factory=set[str])
     """Groups that exist; forgotten when the connection is lost, since a failover can lose a new group."""
     needs_transaction: bool = False
-    """Whether another isolation level is the default, so that a statement needs an explicit transaction."""
+    """Whether a statement needs an explicit transaction.
+
+    Either another isolation level is the default; or asyncpg's lookup of array types, which first turns JIT off in the
+    session, must stay on one connection of PgBouncer: with JIT it can take 2 seconds.
+    """
     waiting: deque[_Append] = field(factory=deque[_Append])
     """Appends for the next transactions."""
     is_writing: bool = False
@@ -661,7 +665,7 @@ class PostgresStore(StoreBase):
             for name, value in (("synchronous_commit", synchronous_commit), ("fsync", fsync)):
                 if value == "off":
                     _log.warning("PostgreSQL has %s = off: a crash of the server loses acknowledged events", name)
-            run.needs_transaction = isolation != "read committed"
+            run.needs_transaction = isolation != "read committed" or self._listen_dsn is not None
             if not await self._has_schema(connection):
                 if not self._create:
                     raise StoreError(f"the database has no schema {self._schema!r} of avaturn_async")
