@@ -62,7 +62,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--kills", type=int, default=4, help="how often each test of crashes kills a process")
+    parser.addoption("--kills", type=int, default=2, help="how often each test of crashes kills a process")
+    parser.addoption(
+        "--every-step", action="store_true", help="cancel calls to servers after each step, not each third"
+    )
 
 
 @pytest.fixture

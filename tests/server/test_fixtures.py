@@ -51,14 +51,17 @@ def test_number_of_loops():
 """
 
 
-def run_pytest(folder: Path, *, mode: str, marks: dict[str, int], options: str = FIXTURE_LOOPS) -> None:
+def run_pytest(folder: Path, *, mode: str, marks: dict[str, int], settings: str = FIXTURE_LOOPS) -> None:
     """Run the tests once for each mark, which has a number of loops."""
     (folder / "conftest.py").write_text(CONFTEST)
-    (folder / "pytest.ini").write_text(f"[pytest]\nasyncio_mode = {mode}\nfilterwarnings = error\n{options}\n")
+    (folder / "pytest.ini").write_text(f"[pytest]\nasyncio_mode = {mode}\nfilterwarnings = error\n{settings}\n")
     for number, (mark, loops) in enumerate(marks.items()):
         (folder / f"test_app_{number}.py").write_text(TESTS.format(mark=mark, loops=loops))
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "faulthandler_timeout=20", "."]
+    options = ["-p", "pytest_asyncio.plugin", "-o", "faulthandler_timeout=20"]
+    command = [sys.executable, "-m", "pytest", "-q", *options, "."]
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "COV_CORE"))}
+    # The other plugins of this environment take half of the time.
+    environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     run = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=100, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
     assert f"{3 * len(marks)} passed" in run.stdout, run.stdout
@@ -74,13 +77,13 @@ def test_fixtures_work_with_the_loop_scope_of_the_mark(mode: str, tmp_path: Path
 @pytest.mark.parametrize("fixture_scope", ["function", "session"])
 @pytest.mark.parametrize(("test_scope", "loops"), [("function", 2), ("session", 1)])
 def test_fixtures_work_with_the_default_scopes(test_scope: str, loops: int, fixture_scope: str, tmp_path: Path) -> None:
-    options = f"asyncio_default_test_loop_scope = {test_scope}\nasyncio_default_fixture_loop_scope = {fixture_scope}"
-    run_pytest(tmp_path, mode="auto", marks={"": loops}, options=options)
+    settings = f"asyncio_default_test_loop_scope = {test_scope}\nasyncio_default_fixture_loop_scope = {fixture_scope}"
+    run_pytest(tmp_path, mode="auto", marks={"": loops}, settings=settings)
 
 
 def test_strict_mode_takes_the_default_scope_of_the_tests(tmp_path: Path) -> None:
-    options = f"{FIXTURE_LOOPS}\nasyncio_default_test_loop_scope = session"
-    run_pytest(tmp_path, mode="strict", marks={"@pytest.mark.asyncio": 1}, options=options)
+    settings = f"{FIXTURE_LOOPS}\nasyncio_default_test_loop_scope = session"
+    run_pytest(tmp_path, mode="strict", marks={"@pytest.mark.asyncio": 1}, settings=settings)
 
 
 async def test_client_of_the_fixture_retries_without_backoff(

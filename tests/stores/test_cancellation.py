@@ -1,4 +1,7 @@
-"""Each public coroutine of the stores and of the router, cancelled after each of its first 100 steps."""
+"""Each public coroutine of the stores and of the router, cancelled in its first 100 steps.
+
+It is cancelled after each of them, on a server after each third; ``pytest --every-step`` cancels it after each there too.
+"""
 
 from __future__ import annotations
 
@@ -47,9 +50,10 @@ class Engine:
     make: Callable[[], EventStore]
     folders: tuple[Path, ...] = ()
     counts: dict[str, Callable[[], int]] = field(factory=dict[str, Callable[[], int]])
+    stride: int = 1
 
     def run(self, test: Callable[[Stepper, Engine], Coroutine[Any, Any, None]]) -> None:
-        run_steps(lambda stepper: test(stepper.watch(*self.folders, **self.counts), self))
+        run_steps(lambda stepper: test(stepper.watch(*self.folders, stride=self.stride, **self.counts), self))
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +72,7 @@ def thread() -> Iterator[LoopThread]:
 )
 def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
     name = f"cancel_{next(numbers)}"
+    stride = 1 if request.config.getoption("--every-step") else 3
     match request.param:
         case "memory":
             store = MemoryStore()
@@ -82,7 +87,7 @@ def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
             url = request.getfixturevalue("redis_url")
             admin: Any = redis.Redis.from_url(url)
             connections = {"connection": lambda: len(admin.client_list())}
-            yield Engine(lambda: RedisStore.from_url(url, prefix=name), counts=connections)
+            yield Engine(lambda: RedisStore.from_url(url, prefix=name), counts=connections, stride=stride)
             admin.close()
         case _:
             import asyncpg  # noqa: PLC0415 - the same
@@ -94,7 +99,7 @@ def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
             connection: Any = thread.run(asyncpg.connect(url))
             query = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'"
             connections = {"connection": lambda: thread.run(connection.fetchval(query))}
-            yield Engine(lambda: PostgresStore.from_url(url, schema=name), counts=connections)
+            yield Engine(lambda: PostgresStore.from_url(url, schema=name), counts=connections, stride=stride)
             thread.run(connection.close())
 
 

@@ -20,7 +20,7 @@ class TestMemoryStore(EventStoreContract):
 
 
 def test_store_behaves_as_the_model() -> None:
-    check_store(TestMemoryStore, examples=200)
+    check_store(TestMemoryStore, examples=100)
 
 
 class Clock:

@@ -53,5 +53,5 @@ async def measure(count: int) -> float:
 
 
 async def test_open_session_with_an_event_takes_at_most_2500_bytes() -> None:
-    # Measured: 1,985 bytes at 5,000 sessions, 2,039 at 100,000.
-    assert await measure(5_000) <= 2_500
+    # A benchmark measures 100,000 sessions, which take about as much each.
+    assert await measure(2_000) <= 2_500

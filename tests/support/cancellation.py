@@ -1,4 +1,4 @@
-"""Cancel a coroutine after each of the first steps of its event loop, and see what is left.
+"""Cancel a coroutine after each, or each third, of the first steps of its event loop, and see what is left.
 
 A step is one turn of the loop in which a file was ready, a timer ended, or a callback was due: the loop's selector
 counts them, and cancels from there. So no step is spent on waiting, and the turn in which a result arrives is one.
@@ -21,7 +21,7 @@ T = TypeVar("T")
 Outcome = Literal["cancelled", "finished"]
 """How a run ended."""
 STEPS = 100
-"""After each of these first steps, a coroutine is cancelled once."""
+"""In these first steps, a coroutine is cancelled."""
 SETTLED_WITHIN = 15.0
 """Seconds after which nothing may be left; a store gives up after 2.5 s."""
 
@@ -80,18 +80,24 @@ class Stepper:
         selector: The selector of that loop.
         folders: Folders in which no new file may be left.
         counts: Functions that count what a server or an object of the test has.
+        stride: After how many more steps the next run is cancelled.
     """
 
     def __init__(
-        self, selector: _Selector, folders: tuple[Path, ...] = (), counts: dict[str, Callable[[], int]] | None = None
+        self,
+        selector: _Selector,
+        folders: tuple[Path, ...] = (),
+        counts: dict[str, Callable[[], int]] | None = None,
+        stride: int = 1,
     ) -> None:
         self._selector = selector
         self._folders = folders
         self._counts = counts or {}
+        self._stride = stride
 
-    def watch(self, *folders: Path, **counts: Callable[[], int]) -> Stepper:
-        """Return a stepper that looks at these as well."""
-        return Stepper(self._selector, (*self._folders, *folders), {**self._counts, **counts})
+    def watch(self, *folders: Path, stride: int = 1, **counts: Callable[[], int]) -> Stepper:
+        """Return a stepper with this stride that looks at these as well."""
+        return Stepper(self._selector, (*self._folders, *folders), {**self._counts, **counts}, stride)
 
     def look(self) -> Left:
         """Return what the process has open now."""
@@ -150,7 +156,7 @@ class Stepper:
         is_kept: bool = False,
         is_kept_when_cancelled: bool = False,
     ) -> int:
-        """Cancel a coroutine after 0, 1, 2, ... steps until it ends by itself, and see that nothing is left.
+        """Cancel a coroutine after more and more steps until it ends by itself, and see that nothing is left.
 
         Args:
             run: Makes the coroutine.
@@ -168,7 +174,7 @@ class Stepper:
         self.look()
         await asyncio.sleep(0.02)
         quiet = self.look()
-        for steps in range(first, STEPS + 1):
+        for steps in range(first, STEPS + 1, self._stride):
             if before is not None:
                 await before()
             opened = self.look()

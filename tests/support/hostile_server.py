@@ -1,6 +1,6 @@
 """A receiver behind every kind of mount, as a process of its own, for requests that no client library sends.
 
-Run by test_receiver_hostile.py with and without aiohttp's C parser; prints its port and serves until its
+Run by test_hostile.py with and without aiohttp's C parser; prints its port and serves until its
 standard input ends.
 """
 
@@ -22,6 +22,7 @@ from avaturn_async.webhooks import (
     StandardWebhooks,
     Verifier,
     WebhookReceiver,
+    aiohttp_adapter,
 )
 
 NOW = 1_700_000_000
@@ -71,6 +72,8 @@ async def main() -> None:
     app.router.add_get("/ping", ping)
     app.router.add_get("/outcomes", outcomes)
     app.add_subapp("/inner", inner)
+    # No request here has a rest worth five seconds.
+    vars(aiohttp_adapter)["DRAIN_SECONDS"] = 0.3
     runner = web.AppRunner(app, access_log=None, lingering_time=0.3)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()

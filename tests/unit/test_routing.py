@@ -235,7 +235,7 @@ async def read_page(store: MemoryStore, reader: SessionReader, limit: int) -> li
 OPEN, WAIT = Step("open", None, None), Step("wait", seconds=90_000.0)
 # A link that comes 5,300 seconds after the event: it is too late to count.
 LATE = [OPEN, Step("export", None, 1), *(Step("wait", seconds=n) for n in (3_500.0, 1_800.0)), Step("link", 1, 1)]
-many = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+many = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @many
